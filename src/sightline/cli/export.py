@@ -1,0 +1,58 @@
+"""`sightline export`: a model as two ONNX graphs that need no torch, checked against it if asked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from sightline.errors import ExportMismatch
+from sightline.loading import build_model, entry_of, need_torch, sort_options
+
+
+def export(
+    name: tyro.conf.Positional[str],
+    /,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    weights: Path | None = None,
+    check: bool = False,
+    ce_layers: tuple[int, ...] | None = None,
+    ce_keep_ratios: tuple[float, ...] | None = None,
+    ce_template_tokens: Literal["centre", "2x2", "box", "all"] | None = None,
+    fusion: bool = True,
+) -> int:
+    """Write encode.onnx and track.onnx of a model; `sightline track --weights DIR` then runs them without torch.
+
+    Args:
+        name: A name from `sightline models`.
+        output: Folder to write: a new or empty one, or that of an earlier export.
+        weights: An official or converted weights file; by default the bundled one.
+        check: Compare the graphs with torch on seeded images, print the differences and the time of each stage.
+        ce_layers: OSTrack's blocks that eliminate candidates, counted from 0; no number switches elimination off.
+        ce_keep_ratios: Share of the candidates that each of these blocks keeps: one for all, or one per block.
+        ce_template_tokens: Template tokens whose attention ranks the candidates.
+        fusion: Let MVT's template and search region see each other inside the backbone.
+    """
+    given = {"ce_layers": ce_layers, "ce_keep_ratios": ce_keep_ratios, "ce_template_tokens": ce_template_tokens}
+    chosen: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    if not fusion:
+        chosen["fusion"] = False
+    entry = entry_of(name)
+    _, options = sort_options(name, entry, chosen)
+    need_torch("export")
+    from sightline.export.onnx import export_onnx
+    from sightline.export.verify import verify
+
+    model, sha256 = build_model(name, weights, options)
+    notice = f"{entry.licence}; trained on {entry.trained_on}"
+    export_onnx(model, output, name=name, tracker=entry.tracker, options=options, weights_sha256=sha256, notice=notice)
+    print(f"{output}: encode.onnx and track.onnx of {name}")
+    if check:
+        try:
+            print(verify(model, output).table())
+        except ExportMismatch as mismatch:
+            print(f"error: {mismatch}", file=sys.stderr)
+            return 1
+    return 0

@@ -1,0 +1,1 @@
+"""Metrics on arrays: what a benchmark measures, apart from who ran it."""

@@ -1,0 +1,1 @@
+"""Boxes, crops, maps and windows: NumPy only, pure functions, float64."""

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: the session protocol and its back ends. No torch here."""

@@ -1,0 +1,93 @@
+"""ONNX Runtime as a session: a folder with `encode.onnx` and `track.onnx` that explains itself.
+
+Each file carries one metadata entry, `sightline`, a JSON object: `format` (1), `model` (the zoo's name), `tracker` (the
+fields of `TemplateSearchConfig`), `options` (what was chosen at export), `weights_sha256`, `notice` (rights).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import CheckpointError, ProtocolError
+from sightline.runtime.session import Arrays
+
+GRAPHS = ("encode", "track")
+METADATA_KEY = "sightline"
+FORMAT = 1
+
+
+class OnnxSession:
+    """Runs the two graphs of an exported folder on the CPU; `threads` 0 leaves the count to ONNX Runtime.
+
+    Raises `CheckpointError` when a file is missing, damaged, without our metadata, or of another model than its pair.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        import onnxruntime as ort  # heavy: only who runs a network pays
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads that spin between frames would take the core that decodes the next one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads == 1 else "0")
+        self._sessions = {}
+        described = []
+        for graph in GRAPHS:
+            path = folder / f"{graph}.onnx"
+            if not path.is_file():
+                raise CheckpointError(
+                    f"exported model {folder}: got no {graph}.onnx; expected encode.onnx and track.onnx. "
+                    "Run: sightline export NAME --weights FILE -o DIR"
+                )
+            try:
+                session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime has no public base class of its errors
+                raise CheckpointError(
+                    f"{path}: {first_line(error)}; expected an ONNX file. Export it again."
+                ) from error
+            self._sessions[graph] = session
+            described.append(read_metadata(session.get_modelmeta().custom_metadata_map, path))
+        if described[0] != described[1]:
+            raise CheckpointError(f"exported model {folder}: its two files differ in metadata. Export it again.")
+        self.metadata: dict[str, Any] = described[0]
+
+    def inputs(self, graph: str) -> tuple[str, ...]:
+        return tuple(node.name for node in self._session(graph).get_inputs())
+
+    def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
+        session = self._session(graph)
+        names = [node.name for node in session.get_outputs()]
+        try:
+            return dict(zip(names, session.run(names, dict(arrays)), strict=True))
+        except Exception as error:
+            shapes = {name: np.shape(value) for name, value in arrays.items()}
+            expected = {node.name: node.shape for node in session.get_inputs()}
+            raise ProtocolError(f"graph {graph!r}: got {shapes}; expected {expected}. {first_line(error)}") from error
+
+    def _session(self, graph: str) -> Any:
+        if graph not in self._sessions:
+            raise ProtocolError(f"session: got graph {graph!r}; expected one of {GRAPHS}. Name one of them.")
+        return self._sessions[graph]
+
+
+def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Our JSON object out of an ONNX file's metadata, or `CheckpointError`."""
+    try:
+        content = json.loads(entries[METADATA_KEY])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: got no {METADATA_KEY!r} metadata; expected a file made by 'sightline export'. Export it again."
+        ) from error
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: got format {content.get('format')}; expected {FORMAT}. Export it again.")
+    return dict(content)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,79 @@
+"""Follow targets through a source: the loop that the command line and `sightline.track` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sightline.errors import VideoError
+from sightline.loading import load
+from sightline.runtime.stages import StageClock
+from sightline.trackers.template_search import TemplateSearchTracker
+from sightline.types import Frame, TargetState, TrackResult
+from sightline.video.source import Source, decode_ahead, open_source
+
+NO_BOX = (float("nan"),) * 4
+
+
+def track(
+    source: str | Path | Sequence[Path] | Iterable[NDArray[Any]],
+    boxes: Sequence[ArrayLike],
+    *,
+    model: str | TemplateSearchTracker = "sightline-nano",
+    start: int = 0,
+    clock: StageClock | None = None,
+    **options: Any,
+) -> Iterator[TrackResult]:
+    """Follow each of `boxes` (`xywh`, float pixels of the first frame) through a source, frame by frame.
+
+    source: a video file, a folder or glob of images, a list of image paths, or an iterable of arrays. Yields one
+    `TrackResult` per frame and target, targets in the order given and numbered from 1, beginning with the given boxes
+    on frame `start`. A frame that cannot be read yields nan boxes with the reason and is passed over. Memory stays
+    bounded on any length. `options` go to `sightline.load`. Raises `VideoError`, `GeometryError` and what `load` does.
+    """
+    tracker = load(model, **options) if isinstance(model, str) else model
+    with open_source(source, start=start) as opened:
+        for _, results in follow(tracker, opened, boxes, clock):
+            yield from results
+
+
+def follow(
+    tracker: TemplateSearchTracker, source: Source, boxes: Sequence[ArrayLike], clock: StageClock | None = None
+) -> Iterator[tuple[Frame, list[TrackResult]]]:
+    """(frame, one result per target) for every frame of an open source, which decodes ahead in a thread.
+
+    `clock` collects the wait for frames as stage "decode frame", besides the tracker's stages.
+    """
+    clock = clock or StageClock()
+    states: list[TargetState] = []
+    with closing(decode_ahead(source)) as frames:
+        while True:
+            with clock.stage("decode frame"):
+                frame = next(frames, None)
+            if frame is None:
+                break
+            if frame.rgb is None:
+                if not states:
+                    raise VideoError(
+                        f"{source.name}: the first frame, {frame.index}, cannot be read: {frame.error} "
+                        "Start on a frame that shows the target."
+                    )
+            elif states:
+                states = tracker.update_many(frame.rgb, states, clock)
+            else:
+                states = [tracker.init(frame.rgb, xywh=box) for box in boxes]
+            yield frame, [result_of(frame, number, state) for number, state in enumerate(states, start=1)]
+    if not states:
+        raise VideoError(f"{source.name}: got zero frames; expected at least one. Check the source and the start.")
+
+
+def result_of(frame: Frame, target_id: int, state: TargetState) -> TrackResult:
+    """What is known of one target on one frame: nothing, where the frame could not be read."""
+    if frame.rgb is None:
+        return TrackResult(frame.index, frame.time_s, target_id, NO_BOX, float(np.nan), frame.error)
+    return TrackResult(frame.index, frame.time_s, target_id, state.xywh, state.score)

@@ -1,0 +1,113 @@
+"""The values that cross the seams: frames, target states, results. Frozen, saved without pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sightline.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Frame", "TargetState", "TrackResult"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a source, readable or not.
+
+    `index` counts from 0 in the source; `time_s` is the presentation time in seconds from the source's first frame,
+    None where the source has none (image folders). `rgb` is (H, W, 3) uint8 RGB, None when the frame could not be
+    read; `error` then says why in one sentence.
+    """
+
+    index: int
+    time_s: float | None
+    rgb: NDArray[np.uint8] | None
+    error: str | None = None
+
+
+class _Box:
+    """The three formats of the box `(x, y, w, h)`, in pixels of its own frame: half-open, float, x right, y down."""
+
+    xywh: tuple[float, float, float, float]
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        x, y, w, h = self.xywh
+        return x, y, x + w, y + h
+
+    @property
+    def cxcywh(self) -> tuple[float, float, float, float]:
+        x, y, w, h = self.xywh
+        return x + w / 2, y + h / 2, w, h
+
+
+@dataclass(frozen=True, eq=False)
+class TargetState(_Box):
+    """All that a template tracker knows of one target; a value: keep an old one to rewind, copy it, save it.
+
+    `xywh` is the box in pixels of the frame it was last updated on, `score` the peak of the score map in [0, 1]
+    (1 for the box given by hand). `features` are the encoded template, read-only float32 arrays with a leading
+    axis of one, as the session's `encode` graph named them. `model` names the tracker they were made by.
+    """
+
+    xywh: tuple[float, float, float, float]
+    score: float
+    model: str
+    features: Mapping[str, NDArray[np.float32]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for value in self.features.values():
+            value.flags.writeable = False
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TargetState):
+            return NotImplemented
+        return (
+            (self.xywh, self.score, self.model) == (other.xywh, other.score, other.model)
+            and self.features.keys() == other.features.keys()
+            and all(np.array_equal(value, other.features[name]) for name, value in self.features.items())
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.xywh, self.score, self.model))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """A flat mapping for `np.savez(path, **state.to_arrays())`; `from_arrays` is its exact inverse."""
+        head = json.dumps({"xywh": self.xywh, "score": self.score, "model": self.model})
+        return {"state": np.array(head), **{f"features.{name}": value for name, value in self.features.items()}}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TargetState:
+        """Rebuild a state from `np.load(path, allow_pickle=False)` or `to_arrays()`; else `ProtocolError`."""
+        try:
+            head = json.loads(str(arrays["state"]))
+            x, y, w, h = head["xywh"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"saved state: got arrays {sorted(arrays)}; expected those of to_arrays(). Save it again."
+            ) from error
+        prefix = "features."
+        features = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+        return cls((x, y, w, h), head["score"], head["model"], features)
+
+
+@dataclass(frozen=True)
+class TrackResult(_Box):
+    """One target on one frame, as `sightline.track` yields it.
+
+    `xywh` is nan four times where the frame could not be read (`error` says why); `score` is then nan as well.
+    """
+
+    frame_index: int
+    time_s: float | None
+    target_id: int
+    xywh: tuple[float, float, float, float]
+    score: float
+    error: str | None = None
