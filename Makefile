@@ -37,27 +37,36 @@ format: .venv/all.stamp
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/all.stamp
-	$(BIN)/pytest benchmarks
+# The last two need the shared data, and OpenCV's own trackers in an environment of their own.
+bench: .venv/all.stamp .venv-opencv/stamp
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/ostrack_elimination.py
+	$(BIN)/python benchmarks/speed_against_kcf.py --opencv-python .venv-opencv/bin/python
+	$(BIN)/python benchmarks/validation_clips.py --tracker kcf --tracker csrt --opencv-python .venv-opencv/bin/python
 
 wheel: .venv/base.stamp
 	$(BIN)/pip wheel -q --no-deps -w dist .
 
 clean:
-	rm -rf .venv .venv-light .cache build dist demo_out
+	rm -rf .venv .venv-light .venv-opencv .cache build dist demo_out
 	rm -rf .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # One environment at the root. `demo` fills it with the base dependencies, `test` adds all extras; a stamp remembers.
 .venv/base.stamp: pyproject.toml constraints.txt
-	$(call environment,.)
+	$(call environment,-e .)
 	@touch $@
 
 .venv/all.stamp: pyproject.toml constraints.txt
-	$(call environment,.[all])
+	$(call environment,-e '.[all]')
 	@touch .venv/base.stamp $@
 
 .venv-light/stamp: pyproject.toml constraints.txt
-	$(call environment,.[test])
+	$(call environment,-e '.[test]')
+	@touch $@
+
+.venv-opencv/stamp: constraints.txt
+	$(call environment,numpy opencv-contrib-python-headless)
 	@touch $@
 
 $(CLIP): | .venv/base.stamp
@@ -67,7 +76,7 @@ $(CLIP): | .venv/base.stamp
 define environment
 @$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo >&2 \
 	"sightline needs Python 3.11 or newer with venv, which '$(PYTHON)' is not: install it (Debian, Ubuntu: apt install python3 python3-venv), or name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
-@echo "Installing '$(1)' and what it needs into $(@D); the first time takes a while."
+@echo "Installing into $(@D); the first time takes a while."
 @$(PYTHON) -m venv $(@D)
-@$(@D)/bin/pip install -qq -e '$(1)'
+@$(@D)/bin/pip install -qq $(1)
 endef

@@ -24,6 +24,7 @@ from sightline.types import TargetState
 
 NUM_TARGETS = 8
 SIZES = ((640, 360), (1920, 1080))
+WARM_UP = 20  # rounds
 
 
 class InstantSession:
@@ -46,30 +47,25 @@ class InstantSession:
         return {name: value[: len(arrays["search"])] for name, value in self.maps.items()}
 
 
-def without_network(tracker: TemplateSearchTracker, repeats: int) -> None:
-    """Part one, for frames of both sizes."""
+def without_network(tracker: TemplateSearchTracker, size: tuple[int, int], repeats: int) -> None:
+    """Part one, on frames of `size` (width, height)."""
     instant = TemplateSearchTracker(InstantSession(tracker.config.grid), tracker.config, tracker.name)
-    rows, medians = [], []
-    for size in SIZES:
-        frames, boxes = moving_squares(size, NUM_TARGETS, 10)
-        clock, turn = StageClock(limit=repeats), cycle(frames)  # the newest only: warm-up falls out
-        states = [instant.init(frames[0], xywh=box) for box in boxes]
-        samples = interleave(
-            {
-                "one": lambda: instant.update(next(turn), states[3], clock),  # noqa: B023
-                "eight": lambda: instant.update_many(next(turn), states),  # noqa: B023
-            },
-            repeats,
-            warm_up=20,
-        )
-        name = f"{size[0]} x {size[1]}"
-        rows.append([f"{name}, one target", *summary(samples["one"])])
-        rows += [[f"  {stage}", *summary(list(clock.samples_ms[stage]))] for stage in ("crop", "decode")]
-        rows.append([f"{name}, per target of eight", *summary(samples["eight"] / NUM_TARGETS)])
-        medians.append(float(np.median(samples["one"])))
-    print(table([f"ms without the network, crop of {tracker.config.search_px} px", *SUMMARY], rows))
-    for (width, height), median in zip(SIZES, medians, strict=True):
-        print(bar(f"overhead per target at {width} x {height}, ms median", median, at_most=0.5))
+    frames, boxes = moving_squares(size, NUM_TARGETS, 10)
+    clock, turn = StageClock(limit=repeats), cycle(frames)  # the newest samples: warm-up falls out
+    states = [instant.init(frames[0], xywh=box) for box in boxes]
+    samples = interleave(
+        {
+            "one": lambda: instant.update(next(turn), states[3], clock),
+            "eight": lambda: instant.update_many(next(turn), states),
+        },
+        repeats,
+        warm_up=WARM_UP,
+    )
+    rows = [["one target", *summary(samples["one"])]]
+    rows += [[f"  {stage}", *summary(list(clock.samples_ms[stage]))] for stage in ("crop", "decode")]
+    rows.append(["eight targets, each", *summary(samples["eight"] / NUM_TARGETS)])
+    print(table([f"ms without the network, {size[0]} x {size[1]}", *SUMMARY], rows))
+    print(bar("overhead per target, ms median", float(np.median(samples["one"])), at_most=0.5), end="\n\n")
 
 
 def batch_of_eight(tracker: TemplateSearchTracker, repeats: int) -> None:
@@ -88,7 +84,7 @@ def batch_of_eight(tracker: TemplateSearchTracker, repeats: int) -> None:
             "eight, one by one": lambda: singly(next(turn), states),
         },
         repeats,
-        warm_up=5,
+        warm_up=WARM_UP,
     )
     difference = 0.0
     for frame in frames[1:]:
@@ -96,7 +92,7 @@ def batch_of_eight(tracker: TemplateSearchTracker, repeats: int) -> None:
         pairs = zip(found, states, strict=True)
         difference = max(difference, *(float(np.abs(np.subtract(a.xywh, b.xywh)).max()) for a, b in pairs))
     one, batch, single = (samples[name] for name in ("one target", "eight, one batch", "eight, one by one"))
-    print("\n" + table(["ms of a step, 640 x 360", *SUMMARY], [[name, *summary(ms)] for name, ms in samples.items()]))
+    print(table(["ms of a step, 640 x 360", *SUMMARY], [[name, *summary(ms)] for name, ms in samples.items()]))
     print(bar("batch of eight / eight single updates, median of ratios", float(np.median(batch / single)), at_most=0.9))
     print(bar("batch of eight / one single update (goal)", float(np.median(batch / one)), at_most=5))
     print(f"eight targets a step: one batch is {np.median(single / batch):.2f} times as fast as eight single updates")
@@ -110,13 +106,14 @@ def main(model: str = "sightline-nano", weights: Path | None = None, threads: in
         model: A name from `sightline models`.
         weights: A weights file or an exported folder; by default the bundled one.
         threads: Threads of the network, and of OpenCV for the crops.
-        repeats: Timed rounds; warm-up rounds come before them (20 in part one, 5 in part two).
+        repeats: Timed rounds of part one; part two, which is slower, has a fifth of them.
     """
     print(machine("numpy", "opencv-python-headless", "onnxruntime"))
-    print(f"{threads} threads, {repeats} interleaved rounds after 20 (part one) and 5 (part two) to warm up\n")
+    print(f"{threads} threads, {repeats} interleaved rounds, a fifth of them in part two, after {WARM_UP} to warm up\n")
     cv2.setNumThreads(threads)
     tracker = sightline.load(model, weights=weights, threads=threads)
-    without_network(tracker, repeats)
+    for size in SIZES:
+        without_network(tracker, size, repeats)
     batch_of_eight(tracker, max(1, repeats // 5))
 
 

@@ -57,7 +57,7 @@ PARITY = pytest.StashKey[list[int]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     if LIGHT and importlib.util.find_spec("torch"):
-        raise pytest.UsageError("SIGHTLINE_LIGHT=1: got an environment with torch; expected one without. Use .venv-light.")
+        raise pytest.UsageError("SIGHTLINE_LIGHT=1: got an environment with torch; expected none. Use .venv-light.")
     config.stash[NOT_RUN] = []
     config.stash[LEFT_OUT] = []
     config.stash[PARITY] = [0]

@@ -20,10 +20,6 @@ from sightline.runtime.store import BUNDLED, bundled_folder
 from sightline.trackers.zoo import ZOO
 
 NAME = "sightline-nano"
-NOTICE = (
-    "Trained on parts of OTB-100, DAVIS, UAV123, TinyTLP, VOT, COCO, Tiny ImageNet, FOD-A and others, some for "
-    "research only: read WEIGHTS.md before commercial use."
-)
 
 
 def main() -> None:
@@ -36,11 +32,11 @@ def main() -> None:
         if not name.endswith("num_batches_tracked")
     }
     path = BUNDLED / f"{NAME}.safetensors"
-    write_safetensors(path, half, {**source.metadata, "sightline.model": NAME, "sightline.notice": NOTICE})
+    write_safetensors(path, half, {**source.metadata, "sightline.model": NAME, "sightline.notice": ZOO[NAME].notice})
     model, sha256 = build_model(NAME, path)
     folder = bundled_folder(NAME)
     tracker = ZOO[NAME].tracker
-    export_onnx(model, folder, name=NAME, tracker=tracker, options={}, weights_sha256=sha256, notice=NOTICE)
+    export_onnx(model, folder, name=NAME, tracker=tracker, options={}, weights_sha256=sha256, notice=ZOO[NAME].notice)
     print(verify(model, folder).table())
 
 

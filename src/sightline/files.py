@@ -11,7 +11,7 @@ from secrets import token_hex
 
 from sightline.errors import SightlineError
 
-__all__ = ["atomic_path"]
+__all__ = ["NO_ROOM", "atomic_path"]
 
 # What only a writer meets. Other errors of the body (a source that cannot be read, say) are not ours to explain.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

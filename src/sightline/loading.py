@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from sightline import __version__
 from sightline.errors import CheckpointError, MissingExtra, SightlineError, UnknownModel
 from sightline.runtime.onnx import OnnxSession
 from sightline.runtime.session import Session
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 Backend = Literal["auto", "onnx", "torch"]
+MAX_THREADS = 256  # many more than any machine gains from, and few enough that a slip of the finger hangs none
 TRACKER_FIELDS = tuple(field.name for field in fields(TemplateSearchConfig))
 
 
@@ -40,24 +42,30 @@ def load(
     weights: an official file (`OSTrack_ep0300.pth.tar`), a converted `.safetensors`, or a folder made by `sightline
     export`; None takes the weights inside the package, which only sightline-nano has. backend: "onnx" (no torch
     needed for the bundled model and exported folders; other files are exported once into the cache), "torch", or
-    "auto": onnx where graphs are at hand, torch otherwise. device: of torch, for example "cuda". threads: of the
-    network on the CPU, 0 for the back end's own choice. options: fields of the tracker's config (`window=0.5`) and of
-    the model's (`ce_keep_ratios=(0.9, 0.9, 0.9)`).
+    "auto": onnx where graphs are at hand and no device but the CPU is named, torch otherwise. device: of torch, for
+    example "cuda". threads: of the network on the CPU, 0 for the back end's own choice. options: fields of the
+    tracker's config (`window=0.5`) and of the model's (`ce_keep_ratios=(0.9, 0.9, 0.9)`).
 
     Raises `UnknownModel`, `CheckpointError` (missing, damaged or wrong weights), `MissingExtra` (no torch).
     """
     entry = entry_of(name)
     tracker_options, model_options = sort_options(name, entry, options)
+    if not 0 <= threads <= MAX_THREADS:
+        raise SightlineError(
+            f"threads: got {threads}; expected 0 to {MAX_THREADS}. Pass 0 to leave it to the back end."
+        )
     graphs = graphs_of(name, entry, weights)
+    if graphs and model_options:
+        raise CheckpointError(
+            f"{name}: got {sorted(model_options)} for exported graphs; expected them at export. "
+            "Export with these options, or pass the weights file."
+        )
     if backend == "auto":
-        backend = "onnx" if graphs and not model_options else "torch"
+        backend = "onnx" if graphs and device == "cpu" else "torch"
     session: Session
     if backend == "onnx":
-        if graphs and model_options:
-            raise CheckpointError(
-                f"{name}: got {sorted(model_options)} for exported graphs; expected them at export. "
-                "Export with these options, or use backend='torch'."
-            )
+        if device != "cpu":
+            raise SightlineError(f"device: got {device!r} for ONNX Runtime; expected 'cpu'. Use backend='torch'.")
         folder = graphs or cached_export(name, entry, weights, model_options)
         onnx = OnnxSession(folder, threads)
         if onnx.metadata["model"] != name:
@@ -67,6 +75,11 @@ def load(
             )
         session, config = onnx, TemplateSearchConfig.from_json(onnx.metadata["tracker"])
     elif backend == "torch":
+        if graphs and weights is not None:
+            raise CheckpointError(
+                f"weights {weights}: got a folder of exported graphs for torch; expected a weights file. "
+                "Use backend 'onnx', or pass the file they were exported from."
+            )
         session, config = torch_session(name, weights, model_options, device, threads), entry.tracker
     else:
         raise SightlineError(f"backend: got {backend!r}; expected 'auto', 'onnx' or 'torch'. Choose one.")
@@ -160,6 +173,16 @@ def empty_model(name: str, options: Mapping[str, Any] | None = None) -> torch.nn
     return model
 
 
+def expected_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model's network, from one built without memory."""
+    need_torch("checking official weights")
+    import torch
+
+    with torch.device("meta"):
+        state = empty_model(name).state_dict()
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
 def resolve(path: str) -> Any:
     """The object that a table names as `module:name`."""
     module, _, attribute = path.partition(":")
@@ -177,14 +200,21 @@ def torch_session(
 
     if threads:
         torch.set_num_threads(threads)
-    return TorchSession(model, device)
+    try:
+        return TorchSession(model, device)
+    except (RuntimeError, AssertionError) as error:  # torch's two ways of saying that there is no such device
+        reason = str(error).partition("\n")[0]
+        raise SightlineError(
+            f"device: got {device!r}; expected one that torch has here ({reason}). Try 'cpu'."
+        ) from error
 
 
 def cached_export(name: str, entry: Entry, weights: str | Path | None, options: Mapping[str, Any]) -> Path:
     """Graphs of a weights file, exported once into the cache and found there ever after."""
     path = weights_file(name, weights)
     chosen = json.dumps(dict(options), sort_keys=True, default=list)
-    key = hashlib.sha256(f"{sha256_of(path)} {chosen} {entry.tracker.to_json()}".encode()).hexdigest()[:16]
+    recipe = f"{__version__} {sha256_of(path)} {chosen} {entry.tracker.to_json()}"
+    key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     folder = cache_folder() / "exports" / f"{name}-{key}"
     if not (folder / "track.onnx").is_file():
         need_torch(f"export of {path.name!r} for ONNX Runtime")
@@ -192,5 +222,13 @@ def cached_export(name: str, entry: Entry, weights: str | Path | None, options: 
 
         model, sha256 = build_model(name, path, options)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        export_onnx(model, folder, name=name, tracker=entry.tracker, options=options, weights_sha256=sha256)
+        export_onnx(
+            model,
+            folder,
+            name=name,
+            tracker=entry.tracker,
+            options=options,
+            weights_sha256=sha256,
+            notice=entry.notice,
+        )
     return folder

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from sightline.errors import VideoError
 from sightline.files import atomic_path
 from sightline.types import TrackResult
@@ -22,7 +20,9 @@ class ResultsSink(Protocol):
 
     def write(self, results: Sequence[TrackResult]) -> None: ...
 
-    def close(self, summary: Mapping[str, Any]) -> None: ...
+    def close(self, summary: Mapping[str, Any]) -> None:
+        """Write what is left; a disk without room is known when this returns."""
+        ...
 
 
 @contextmanager
@@ -53,7 +53,7 @@ class TextSink:
         self.file.writelines(row + "\n" for result in results if (row := self.row(result)))
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Rows need no end."""
+        self.file.flush()
 
 
 class JsonSink:
@@ -69,7 +69,7 @@ class JsonSink:
         if first.error:
             frame["error"] = first.error
         frame["targets"] = [
-            {"id": result.target_id, "xywh": result.xywh, "score": result.score}
+            {"id": result.target_id, "xywh": [round(x, 6) for x in result.xywh], "score": round(result.score, 6)}
             for result in results
             if not result.error
         ]
@@ -77,7 +77,8 @@ class JsonSink:
         self.separator = ",\n"
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        self.file.write("\n],\n" + json.dumps(dict(summary), indent=1).removeprefix("{\n"))
+        self.file.write("\n],\n" + json.dumps(dict(summary), indent=1).removeprefix("{\n") + "\n")
+        self.file.flush()
 
 
 def box_row(result: TrackResult) -> str:
@@ -94,4 +95,5 @@ def mot_row(result: TrackResult) -> str:
 
 def number(value: float) -> str:
     """Two to six decimals, as many as the value has: a box given by hand stands in the file as it was typed."""
-    return np.format_float_positional(value, precision=6, unique=True, min_digits=2)
+    whole, _, decimals = f"{value:.6f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0'):0<2}" if decimals else whole  # nan has no decimals

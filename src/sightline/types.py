@@ -88,14 +88,14 @@ class TargetState(_Box):
         """Rebuild a state from `np.load(path, allow_pickle=False)` or `to_arrays()`; else `ProtocolError`."""
         try:
             head = json.loads(str(arrays["state"]))
-            x, y, w, h = head["xywh"]
+            (x, y, w, h), score, model = head["xywh"], head["score"], head["model"]
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(
                 f"saved state: got arrays {sorted(arrays)}; expected those of to_arrays(). Save it again."
             ) from error
         prefix = "features."
         features = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-        return cls((x, y, w, h), head["score"], head["model"], features)
+        return cls((x, y, w, h), score, model, features)
 
 
 @dataclass(frozen=True)

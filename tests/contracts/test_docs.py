@@ -68,8 +68,6 @@ def test_the_packages_example_runs(clip_here: None, capsys: pytest.CaptureFixtur
     assert len(capsys.readouterr().out.splitlines()) == 13  # one state, twelve frames
 
 
-
-
 COMMANDS = sorted(
     {
         line.partition(" #")[0].strip()

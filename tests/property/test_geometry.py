@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -113,10 +113,10 @@ def test_clipping_keeps_a_box_in_its_frame(xywh, height, width) -> None:
     assert close(clip_xywh(clipped, height, width), clipped)
 
 
-@given(box, frame_side, frame_side)
-def test_clipping_leaves_a_box_alone_that_fits(xywh, height, width) -> None:
-    x, y, w, h = xywh
-    assume(x >= 0 and y >= 0 and x + w <= width and y + h <= height and min(w, h) >= 10)
+@given(st.data(), frame_side, frame_side)
+def test_clipping_leaves_a_box_alone_that_fits(data, height, width) -> None:
+    x, y = data.draw(st.floats(0, width - 10)), data.draw(st.floats(0, height - 10))
+    xywh = (x, y, data.draw(st.floats(10, width - x)), data.draw(st.floats(10, height - y)))
     assert close(clip_xywh(xywh, height, width), xywh)
 
 
@@ -189,13 +189,24 @@ def gradient(height: int, width: int, slope_x: float, slope_y: float) -> np.ndar
     return np.round(values[..., None]).repeat(3, axis=2).astype(np.uint8)
 
 
+def error_on_gradient(cut: CropRegion, stated: CropRegion) -> float:
+    """Largest difference, in levels, of a crop of a gradient from the values of the region that is stated."""
+    ours = crop_exact(gradient(150, 150, 1.0, 0.5), cut, (0, 0, 0)).astype(float)
+    centre = (np.arange(stated.out_px) + 0.5) / stated.scale
+    expected = 20 + 1.0 * (stated.x1 + centre)[None] + 0.5 * (stated.y1 + centre)[:, None]
+    return float(np.abs(ours - expected[..., None]).max())
+
+
 @given(st.floats(30, 60), st.floats(30, 60), st.floats(20, 60), st.sampled_from([16, 48, 96]))
 def test_an_exact_crop_shows_the_points_it_says(x1, y1, side, out_px) -> None:
     region = CropRegion(x1, y1, side, out_px)
-    ours = crop_exact(gradient(150, 150, 1.0, 0.5), region, (0, 0, 0)).astype(float)
-    centre = (np.arange(out_px) + 0.5) / region.scale
-    expected = 20 + 1.0 * (x1 + centre)[None] + 0.5 * (y1 + centre)[:, None]
-    assert np.abs(ours - expected[..., None]).max() <= 1.01  # half a level of rounding in the frame, half in the crop
+    assert error_on_gradient(region, region) <= 1.05  # half a level of rounding in the frame, half in the crop
+
+
+@pytest.mark.parametrize("shift", [-0.5, 0.5])  # corners taken for centres, or centres for corners
+def test_half_a_pixel_shows_on_the_gradient(shift) -> None:
+    region = CropRegion(40.3, 35.8, 37.0, 96)
+    assert error_on_gradient(region, CropRegion(region.x1 + shift, region.y1 + shift, region.side_px, 96)) > 1.05
 
 
 @given(st.floats(-300, 300), st.floats(-300, 300), st.floats(5, 200))
@@ -216,11 +227,11 @@ def test_whole_pixel_crops_agree_but_for_resampling(x1, y1, side, out_px) -> Non
     frame = gradient(100, 110, 1.0, 0.8)
     region = CropRegion(x1, y1, side, out_px)
     snapped, exact = crop_snapped(frame, region).astype(int), crop_exact(frame, region, (0, 0, 0)).astype(int)
-    x, y, w, h = region.to_crop((0, 0, 109, 99))  # but for the last row and column, lost to padding by the official rule
+    x, y, w, h = region.to_crop((0, 0, 109, 99))  # the last row and column are lost officially
     centre, reach = np.arange(out_px) + 0.5, max(1.0, region.scale)
     x_in, y_in = ((centre > a + reach) & (centre < a + size - reach) for a, size in ((x, w), (y, h)))
-    inside = y_in[:, None] & x_in[None]
-    inside &= ((centre > reach) & (centre < out_px - reach))[None] & ((centre > reach) & (centre < out_px - reach))[:, None]
+    off_edge = (centre > reach) & (centre < out_px - reach)  # there the official resize repeats the last pixel
+    inside = (y_in & off_edge)[:, None] & (x_in & off_edge)[None]
     assert np.abs(snapped - exact)[inside].max(initial=0) <= 2
 
 
@@ -235,6 +246,16 @@ def test_a_snapped_crop_lies_anywhere(x1, y1, side) -> None:
         assert not crop.any()
     if x1 >= 0 and y1 >= 0 and x1 + side < 110 and y1 + side < 90:
         assert (crop == 200).all()
+
+
+def test_a_snapped_crop_loses_the_last_line_of_the_frame() -> None:
+    """The official padding rule: a crop that ends with the frame has black instead of the last column and row."""
+    white = np.full((90, 110, 3), 255, np.uint8)
+    crop = crop_snapped(white, CropRegion(90, 70, 20, 20))
+    assert (crop[:19, :19] == 255).all()
+    assert not crop[19].any()
+    assert not crop[:, 19].any()
+    assert (crop_snapped(white, CropRegion(89, 69, 20, 20)) == 255).all()
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.booleans())

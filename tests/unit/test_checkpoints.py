@@ -25,10 +25,11 @@ from sightline.checkpoints.files import (
     read_weights,
     write_safetensors,
 )
-from sightline.checkpoints.official import SIGNATURES, check_against, expected_shapes, recognise, tensors_of
+from sightline.checkpoints.official import SIGNATURES, check_against, recognise, tensors_of
 from sightline.checkpoints.untrusted import Stub, read_torch_file
 from sightline.cli.convert import convert
 from sightline.errors import CheckpointError, MissingExtra, UnknownModel
+from sightline.loading import expected_shapes
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")

@@ -117,10 +117,15 @@ def test_grey_and_sixteen_bit_frames_are_written(tmp_path: Path):
 def test_an_exception_leaves_what_was_there_before(tmp_path: Path):
     path = tmp_path / "out.mp4"
     path.write_text("older")
-    for error in (ZeroDivisionError, KeyboardInterrupt):
-        with pytest.raises(error), VideoSink(path) as sink:
+
+    def write_then(error: type[BaseException]) -> None:
+        with VideoSink(path) as sink:
             sink.write(noise(48, 64))
             raise error
+
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+        with pytest.raises(error):
+            write_then(error)
         assert left_in(tmp_path) == ["out.mp4"]
         assert path.read_text() == "older"
     with pytest.raises(VideoError, match="by 255"), VideoSink(path) as sink:
@@ -136,9 +141,12 @@ def test_no_frame_no_file(tmp_path: Path):
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.95, "all but a byte"])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, share: float | str):
-    """A limit on the size of files stands for the disk: the system refuses the bytes beyond it."""
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.996])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, share: float):
+    """A limit on the size of files stands for the disk: the system refuses the bytes beyond it.
+
+    The last share has room for the pictures and not for the index, 1 % of the file.
+    """
 
     def write(path: Path) -> None:
         with VideoSink(path) as sink:
@@ -149,12 +157,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, share: float | str):
     write(path)
     size = path.stat().st_size
     path.unlink()
-    limit = int(share * size) if isinstance(share, float) else size - 1
     refused = pytest.raises(VideoError, match=r"out\.mp4: cannot be written: got 'File too large'")
-    with refused, limited_files(limit):
+    with refused, limited_files(int(share * size)):
         write(path)
     assert left_in(tmp_path) == []
-    with limited_files(size):  # the control: the last byte makes the difference
+    with limited_files(int(1.004 * size)):  # the control; x264 may vary by some bytes from run to run
         write(path)
     assert len(list(open_source(path))) == 8
 
@@ -200,9 +207,8 @@ def test_atomic_path_replaces_on_success_only(tmp_path: Path):
         assert (partial.parent, partial.suffix) == (tmp_path, ".txt")
         assert not path.exists()
     assert path.read_text() == "new"
-    with pytest.raises(ZeroDivisionError), atomic_path(path) as partial:
-        partial.write_text("half")
-        raise ZeroDivisionError
+    with pytest.raises(UnicodeEncodeError), atomic_path(path) as partial:
+        partial.write_text("half of it \udcff", encoding="utf-8")
     assert (left_in(tmp_path), path.read_text()) == (["a.txt"], "new")
 
 

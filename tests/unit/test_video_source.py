@@ -396,8 +396,7 @@ def test_decode_ahead_is_bounded_and_stops_with_its_consumer():
 
 def test_decode_ahead_stops_where_the_loop_breaks_or_raises(clip: Path):
     with open_source(clip) as source, pytest.raises(ZeroDivisionError):
-        for frame in decode_ahead(source):
-            1 / (3 - frame.index)
+        sum(1 / (3 - frame.index) for frame in decode_ahead(source))
     assert not decoding_threads()
     for _ in decode_ahead(counted([])):
         break
@@ -412,11 +411,10 @@ def test_decode_ahead_raises_in_place_what_the_source_raises():
         yield 1
         raise VideoError("the disk is gone")
 
-    seen = []
+    ahead = decode_ahead(failing())
+    assert [next(ahead), next(ahead)] == [0, 1]
     with pytest.raises(VideoError, match="the disk is gone"):
-        for item in decode_ahead(failing()):
-            seen.append(item)
-    assert seen == [0, 1]
+        next(ahead)
     assert not decoding_threads()
 
 

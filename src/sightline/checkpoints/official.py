@@ -139,20 +139,5 @@ def check_against(
     raise CheckpointError(f"weights {source!r} {' and '.join(faults)}: {verdict}")
 
 
-def expected_shapes(name: str) -> dict[str, Shape]:
-    """Name and shape of every tensor of a model of the zoo, from the torch network built without memory.
-
-    Raises `UnknownModel`, and `MissingExtra` without torch.
-    """
-    from sightline.loading import empty_model, need_torch
-
-    need_torch("checking official weights")
-    import torch
-
-    with torch.device("meta"):
-        state = empty_model(name).state_dict()
-    return {key: tuple(tensor.shape) for key, tensor in state.items()}
-
-
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

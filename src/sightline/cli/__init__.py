@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from sightline import __version__
 from sightline.errors import SightlineError
+from sightline.files import NO_ROOM
 
 # verb -> (module:function, one line of help)
 VERBS = {
@@ -39,22 +40,11 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 a check failed, 2 bad input (one sentence), 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] in (["--version"], ["-V"]):
-        print(f"sightline {__version__}")
-        return 0
-    if not given or given[0] in ("-h", "--help", "help"):
-        print(usage())
-        return 0
-    verb = given[0]
-    if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        print(f"error: verb: got {verb!r}; expected one of {', '.join(VERBS)}.{hint}", file=sys.stderr)
-        return 2
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        return run(verb, given[1:])
+        status = run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # while a full disk can still be told
+        return status
     except SightlineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -62,16 +52,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away: not an error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM or error.filename is not None:
+            raise
+        discard_stdout()
+        print(
+            f"error: standard output: got '{error.strerror}'; expected room for it. Free some space.", file=sys.stderr
+        )
+        return 2
 
 
-def run(verb: str, arguments: Sequence[str]) -> int:
-    """Parse a verb's arguments from its signature and call it; None counts as 0."""
+def discard_stdout() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not fail on it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Find the verb, parse its arguments from its signature and call it; None counts as 0."""
+    match arguments:
+        case ["--version" | "-V", *_]:
+            print(f"sightline {__version__}")
+            return 0
+        case [] | ["-h" | "--help" | "help", *_]:
+            print(usage())
+            return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "Run: sightline --help"
+        raise SightlineError(f"verb: got {verb!r}; expected one of {', '.join(VERBS)}. {hint}")
     import tyro
 
     module, _, name = VERBS[verb][0].partition(":")
     function = getattr(importlib.import_module(module), name)
     if verb == "train":  # each recipe has flags of its own
-        return function(arguments) or 0
-    return tyro.cli(function, args=list(arguments), prog=f"sightline {verb}") or 0
+        return function(rest) or 0
+    return tyro.cli(function, args=rest, prog=f"sightline {verb}") or 0

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from sightline.errors import CheckpointError
+from sightline.loading import expected_shapes
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # in the file, but not parameters
 
@@ -27,7 +28,7 @@ def convert(
         model: Name of the model, as in `sightline models`; by default recognised from the tensors.
     """
     from sightline.checkpoints import files
-    from sightline.checkpoints.official import check_against, expected_shapes, recognise
+    from sightline.checkpoints.official import check_against, recognise
 
     if output.exists() and official.exists() and output.samefile(official):
         raise CheckpointError(

@@ -46,8 +46,15 @@ def export(
     from sightline.export.verify import verify
 
     model, sha256 = build_model(name, weights, options)
-    notice = f"{entry.licence}; trained on {entry.trained_on}"
-    export_onnx(model, output, name=name, tracker=entry.tracker, options=options, weights_sha256=sha256, notice=notice)
+    export_onnx(
+        model,
+        output,
+        name=name,
+        tracker=entry.tracker,
+        options=options,
+        weights_sha256=sha256,
+        notice=entry.notice,
+    )
     print(f"{output}: encode.onnx and track.onnx of {name}")
     if check:
         try:

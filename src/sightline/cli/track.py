@@ -24,16 +24,16 @@ from sightline.video.source import Source, open_source
 
 
 def track(
-    source: tyro.conf.Positional[str],
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")],
     /,
-    box: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    model: str = "sightline-nano",
-    weights: Path | None = None,
+    box: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X,Y,W,H")] = (),
+    model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "sightline-nano",
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None,
     backend: Literal["auto", "onnx", "torch"] = "auto",
-    threads: int = 0,
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
-    results: Path | None = None,
-    start: int = 0,
+    threads: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="VIDEO", help_behavior_hint="")] = None,
+    results: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    start: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
 ) -> int:
     """Follow one or more targets; without -o and --results the boxes go to standard output, one row per frame.
 
@@ -58,9 +58,11 @@ def track(
     clock = StageClock()
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source, start=start))
-        video = stack.enter_context(VideoSink(output, opened.fps)) if output else None
+        # The video ends before the results take their name: if its end finds no room, neither file is left.
         rows = stack.enter_context(open_results(results, len(boxes))) if results else None
-        advance = stack.enter_context(progress(opened, start))
+        video = stack.enter_context(VideoSink(output, opened.fps)) if output else None
+        prints = not rows and not video
+        advance = stack.enter_context(progress(opened, start, prints))
         began = time.perf_counter()
         count = unreadable = 0
         for frame, found in follow(tracker, opened, boxes, clock):
@@ -75,7 +77,7 @@ def track(
                     picture = draw_targets(frame.rgb, found)
                 with clock.stage("encode"):
                     video.write(picture, frame.time_s)
-            if not rows and not video:
+            if prints:
                 print_rows(found)
             advance()
         seconds = time.perf_counter() - began
@@ -92,7 +94,7 @@ def track(
             )
     if output or results:
         where = " and ".join(str(path) for path in (output, results) if path)
-        print(f"{count} frames, {count / seconds:.1f} a second: {where}")
+        print(f"{count} frames, {count / seconds:.1f} frames/s: {where}")
     return 0
 
 
@@ -129,9 +131,9 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(source: Source, start: int) -> Iterator[Advance]:
-    """A bar with frame rate and time left on standard error; nothing where that is not a terminal."""
-    if not sys.stderr.isatty():
+def progress(source: Source, start: int, prints: bool) -> Iterator[Advance]:
+    """A bar with frame rate and time left on standard error, if that is a terminal and shows no printed rows."""
+    if not sys.stderr.isatty() or (prints and sys.stdout.isatty()):
         yield lambda: None
         return
     from rich.console import Console
@@ -141,17 +143,18 @@ def progress(source: Source, start: int) -> Iterator[Advance]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} frames/s"),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        total = None if source.num_frames is None else source.num_frames - start
-        task = bar.add_task(source.name, total=total, rate="")
+    # Rows on their way into a file or pipe must not be redirected to the console, as rich does unless told.
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        total = None if source.num_frames is None else max(0, source.num_frames - start)
+        task = bar.add_task(Path(source.name).name, total=total, rate="")
         began, done = time.perf_counter(), 0
 
         def advance() -> None:
             nonlocal done
             done += 1
-            bar.update(task, advance=1, rate=f"{done / (time.perf_counter() - began):.0f}")
+            bar.update(task, advance=1, rate=f"{done / (time.perf_counter() - began):.0f} frames/s")
 
         yield advance

@@ -40,16 +40,19 @@ def read_stills(folder: Path) -> list[Still]:
 
 def read_tiny_imagenet(folder: Path, extract_to: Path) -> list[Still]:
     """Tiny ImageNet with one box per 64 x 64 image: `boxes.csv` and `images.zip`, unpacked once into `extract_to`."""
-    names: dict[str, list[float]] = {}
+    boxes: dict[str, list[float]] = {}
     try:
         with (folder / "boxes.csv").open(newline="") as rows:
             for row in csv.DictReader(rows):
-                names[row["file"]] = [float(row[key]) for key in ("x", "y", "w", "h")]
+                boxes[row["file"]] = [float(row[key]) for key in ("x", "y", "w", "h")]
         with zipfile.ZipFile(folder / "images.zip") as archive:
-            members = {Path(member).name: member for member in archive.namelist()}
-            missing = [name for name in names if not (extract_to / members[Path(name).name]).exists()]
-            for name in missing:
-                archive.extract(members[Path(name).name], extract_to)
+            members = {Path(member.filename).name: member for member in archive.infolist()}
+            paths = {}
+            for name in boxes:
+                member = members[Path(name).name]
+                paths[name] = path = extract_to / member.filename
+                if not path.exists() or path.stat().st_size != member.file_size:  # an earlier run may have been cut
+                    archive.extract(member, extract_to)
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{folder}: {error!r}; expected boxes.csv beside images.zip. Check the folder.") from error
-    return [Still(extract_to / members[Path(name).name], np.array([box])) for name, box in names.items()]
+    return [Still(paths[name], np.array([box])) for name, box in boxes.items()]

@@ -44,7 +44,7 @@ class TorchSession:
         tensors = {name: torch.from_numpy(np.array(value)).to(self.device) for name, value in arrays.items()}
         try:
             answer = getattr(self.model, graph)(**tensors)
-        except (TypeError, RuntimeError) as error:  # what torch says of missing, unknown and misshapen arrays
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:  # torch, of arrays missing or misshapen
             shapes = {name: np.shape(value) for name, value in arrays.items()}
             reason = str(error).partition("\n")[0]
             raise ProtocolError(

@@ -84,8 +84,11 @@ def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: got no {METADATA_KEY!r} metadata; expected a file made by 'sightline export'. Export it again."
         ) from error
-    if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: got format {content.get('format')}; expected {FORMAT}. Export it again.")
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: got format {found}; expected {FORMAT}. Export it again.")
+    if missing := {"model", "tracker"} - content.keys():
+        raise CheckpointError(f"{path}: got metadata without {sorted(missing)}; expected both. Export it again.")
     return dict(content)
 
 

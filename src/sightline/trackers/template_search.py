@@ -168,11 +168,7 @@ class TemplateSearchTracker:
         with stage("decode"):
             check_maps(maps, len(states), config.grid)
             cxcywh_unit, scores = decode_centre(maps["score_map"], maps["size_map"], maps["offset_map"], self._window)
-            if not (np.isfinite(cxcywh_unit).all() and np.isfinite(scores).all()):
-                raise ProtocolError(
-                    f"session: got maps that are not finite at the peak (score {scores}, box {cxcywh_unit}); expected "
-                    "finite numbers. Check the weights, or run in float32."
-                )
+            check_finite(cxcywh_unit, scores)
             return [
                 TargetState(self._to_frame(unit, region, state, frame), float(score), self.name, state.features)
                 for unit, score, region, state in zip(cxcywh_unit, scores, regions, states, strict=True)
@@ -215,6 +211,17 @@ def check_maps(maps: Arrays, targets: int, grid: int) -> None:
     got = {name: np.shape(value) for name, value in maps.items()}
     if any(got.get(name) != shape for name, shape in expected.items()):
         raise ProtocolError(f"session: got {got}; expected {expected}. Give a tracker the session of its own model.")
+
+
+def check_finite(cxcywh_unit: NDArray[np.float64], scores: NDArray[np.float64]) -> None:
+    """Raise `ProtocolError` where a decoded box or score is nan or infinite: clipping would make a box of it."""
+    bad = ~(np.isfinite(cxcywh_unit).all(axis=1) & np.isfinite(scores))
+    if bad.any():
+        first = int(bad.argmax())
+        raise ProtocolError(
+            f"session: maps of target {first}: got score {scores[first]:g} and cxcywh {cxcywh_unit[first].tolist()} at "
+            "the peak; expected finite numbers. Check the weights, or run in float32."
+        )
 
 
 def check_frame(frame: Image) -> None:

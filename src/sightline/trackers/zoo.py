@@ -37,6 +37,11 @@ class Entry:
     options: tuple[str, ...] = ()
     published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
+    @property
+    def notice(self) -> str:
+        """The rights in the weights, as an exported file carries them."""
+        return f"terms: {self.licence}; trained on {self.trained_on}"
+
 
 OSTRACK_256 = TemplateSearchConfig(template_px=128, search_px=256)
 OSTRACK_384 = TemplateSearchConfig(template_px=192, search_px=384, search_factor=5.0)
@@ -71,7 +76,7 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
                 template_px=96, search_px=192, mean=NANO_MEAN, std=NANO_STD, crop="exact", map_back="exact"
             ),
             page="docs/models/nano.md",
-            licence="see WEIGHTS.md",
+            licence="some of the data is for research only, see WEIGHTS.md",
             trained_on="parts of OTB-100, VOT, UAV123, TinyTLP, DAVIS, COCO, Tiny ImageNet, FOD-A and others",
             bundled="sightline-nano",
         ),

@@ -159,7 +159,7 @@ def _open_video(path: Path, start: int) -> Source:
         num_frames: int | None = stream.frames or None
         if num_frames is None and container.duration and rate:  # Matroska and MPEG-TS do not store a count
             num_frames = round(container.duration / av.time_base * rate)
-    fps = float(rate) if rate else None
+    fps = float(rate) if rate and rate <= 1000 else None  # a tick of the clock is no rate
     with Source(str(path), num_frames, False, fps, lambda: _read_video(path, fps, 0)) as probe:
         next(iter(probe))  # a video without frames is refused here
     return Source(str(path), num_frames, False, fps, lambda: _read_video(path, fps, start))

@@ -1,0 +1,224 @@
+"""Readers of annotated data: tiny trees of our own, and the counts that the shared folders state of themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline.datasets.clips import read_clip, read_clips, read_split
+from sightline.datasets.stills import read_stills, read_tiny_imagenet
+from sightline.errors import DatasetError
+
+ROWS = ["1,2,30,40", "1.5,2.5,30,40", "0,0,0,0"]
+
+
+def clip_folder(root: Path, rows: list[str] = ROWS, frames: int = 3, absent: str | None = None) -> Path:
+    folder = root / "clip"
+    (folder / "img").mkdir(parents=True)
+    for number in range(frames, 0, -1):
+        (folder / "img" / f"{number:05d}.jpg").touch()
+    (folder / "groundtruth.txt").write_text("\n".join(rows) + "\n")
+    if absent is not None:
+        (folder / "absent.txt").write_text(absent)
+    return folder
+
+
+# Clips
+
+
+def test_clip(tmp_path) -> None:
+    clip = read_clip(clip_folder(tmp_path))
+    assert clip.name == "clip"
+    assert len(clip) == 3
+    assert [path.name for path in clip.frames] == ["00001.jpg", "00002.jpg", "00003.jpg"]
+    assert clip.xywh.dtype == np.float64
+    assert clip.xywh.tolist() == [[1, 2, 30, 40], [1.5, 2.5, 30, 40], [0, 0, 0, 0]]
+    assert clip.is_present.tolist() == [True, True, False]  # a box without area is no target
+
+
+def test_absent_frames(tmp_path) -> None:
+    assert read_clip(clip_folder(tmp_path, absent="0\n1\n0\n")).is_present.tolist() == [True, False, False]
+
+
+def test_a_box_of_nan_is_no_target(tmp_path) -> None:
+    clip = read_clip(clip_folder(tmp_path, rows=["1,2,3,4", "nan,nan,nan,nan", "1,2,3,4"]))
+    assert clip.is_present.tolist() == [True, False, True]
+
+
+def test_clips_come_in_the_order_of_their_names(tmp_path) -> None:
+    for name in "ab":
+        clip_folder(tmp_path / name).rename(tmp_path / f"clip_{name}")
+    assert [clip.name for clip in read_clips(tmp_path, ["clip_b", "clip_a"])] == ["clip_b", "clip_a"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        ({"rows": ROWS[:2]}, "got 2 rows of 4 numbers for 3 frames in .*img; expected one x,y,w,h row per frame"),
+        ({"frames": 2}, "got 3 rows of 4 numbers for 2 frames"),
+        ({"rows": ["1,2,3"] * 3}, "got 3 rows of 3 numbers for 3 frames"),
+        ({"rows": []}, "got 0 rows"),
+        ({"rows": ["1,2,3,4", "1,2,3"]}, "groundtruth.txt: .*; expected one x,y,w,h row per frame. Check the file"),
+        ({"rows": ["1,2,3,4", "a,b,c,d", "1,2,3,4"]}, "groundtruth.txt: could not convert"),
+        (
+            {"absent": "0\n1\n"},
+            r"absent.txt: got 2 rows for 3 frames, values \[0. 1.\]; expected 0 or 1, a line per frame",
+        ),
+        ({"absent": "1\n"}, "absent.txt: got 1 rows for 3 frames"),
+        ({"absent": "0\n1\n2\n"}, "absent.txt: got 3 rows for 3 frames"),
+        ({"absent": "0,1,0\n"}, "absent.txt: got 1 rows"),
+        ({"absent": "no\nno\nyes\n"}, "absent.txt: could not convert"),
+        ({"absent": ""}, "absent.txt: got 0 rows"),
+    ],
+)
+def test_clips_that_do_not_fit(tmp_path, tree, sentence) -> None:
+    with pytest.raises(DatasetError, match=sentence):
+        read_clip(clip_folder(tmp_path, **tree))
+
+
+def test_a_clip_that_is_not_there(tmp_path) -> None:
+    with pytest.raises(DatasetError, match="groundtruth.txt: .*; expected one x,y,w,h row per frame"):
+        read_clip(tmp_path / "nowhere")
+
+
+def test_split(tmp_path) -> None:
+    (tmp_path / "split.json").write_text('{"train": ["a", "b"], "val": ["c"]}')
+    assert read_split(tmp_path, "train") == ["a", "b"]
+    assert read_split(tmp_path, "val") == ["c"]
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", "[]", '{"train": 3}'])
+def test_a_split_that_is_none(tmp_path, text) -> None:
+    if text is not None:
+        (tmp_path / "split.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"split.json: .*; expected an object with the list 'train'"):
+        read_split(tmp_path, "train")
+
+
+# Stills
+
+
+def stills_folder(root: Path, content: object) -> Path:
+    (root / "annotations.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return root
+
+
+def test_stills(tmp_path) -> None:
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}, {"id": 9, "file_name": "empty.jpg"}]
+    annotations = [
+        {"image_id": 8, "bbox": [1, 2, 3, 4]},
+        {"image_id": 7, "bbox": [5, 6, 7, 8.5], "iscrowd": 0},
+        {"image_id": 8, "bbox": [9, 9, 9, 9]},
+        {"image_id": 8, "bbox": [0, 0, 50, 50], "iscrowd": 1},
+        {"image_id": 9, "bbox": [0, 0, 0, 5]},
+    ]
+    stills = read_stills(stills_folder(tmp_path, {"images": images, "annotations": annotations}))
+    assert {still.path: still.xywh.tolist() for still in stills} == {
+        tmp_path / "img" / "b.jpg": [[1, 2, 3, 4], [9, 9, 9, 9]],
+        tmp_path / "img" / "a.jpg": [[5, 6, 7, 8.5]],
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        [],
+        {"images": []},
+        {"images": [{"id": 1}], "annotations": []},
+        {"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]},
+        {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": [1, 2]}]},
+    ],
+    ids=["no json", "a list", "no annotations", "no file name", "a box without an image", "half a box"],
+)
+def test_stills_that_do_not_fit(tmp_path, content) -> None:
+    with pytest.raises(DatasetError, match=r"annotations.json: .*; expected COCO images and annotations"):
+        read_stills(stills_folder(tmp_path, content))
+    with pytest.raises(DatasetError, match="annotations.json: FileNotFoundError"):
+        read_stills(tmp_path / "nowhere")
+
+
+def tiny_folder(root: Path, rows: list[str], names: tuple[str, ...] = ("a.jpg", "sub/b.jpg")) -> Path:
+    root.mkdir()
+    (root / "boxes.csv").write_text("\n".join(["file,class,x,y,w,h", *rows]))
+    with zipfile.ZipFile(root / "images.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return root
+
+
+def test_tiny_imagenet_is_unpacked_once(tmp_path) -> None:
+    folder, scratch = tiny_folder(tmp_path / "tiny", ["a.jpg,0,1,2,3,4", "b.jpg,1,0,0,64,64"]), tmp_path / "scratch"
+    stills = read_tiny_imagenet(folder, scratch)
+    assert [(still.path.read_text(), still.xywh.tolist()) for still in stills] == [
+        ("a.jpg", [[1, 2, 3, 4]]),
+        ("sub/b.jpg", [[0, 0, 64, 64]]),
+    ]
+    stills[0].path.write_text("kept!")
+    stills[1].path.unlink()
+    assert [still.path.read_text() for still in read_tiny_imagenet(folder, scratch)] == ["kept!", "sub/b.jpg"]
+    stills[0].path.write_text("cut")  # by an end that came too early
+    assert [still.path.read_text() for still in read_tiny_imagenet(folder, scratch)] == ["a.jpg", "sub/b.jpg"]
+
+
+@pytest.mark.parametrize("rows", [["c.jpg,0,1,2,3,4"], ["a.jpg,0,1,2,3"], ["a.jpg,0,1,2,3,four"]])
+def test_tiny_imagenet_that_does_not_fit(tmp_path, rows) -> None:
+    with pytest.raises(DatasetError, match=r"tiny: .*; expected boxes.csv beside images.zip"):
+        read_tiny_imagenet(tiny_folder(tmp_path / "tiny", rows), tmp_path / "scratch")
+
+
+def test_tiny_imagenet_without_its_pictures(tmp_path) -> None:
+    folder = tiny_folder(tmp_path / "tiny", ["a.jpg,0,1,2,3,4"])
+    (folder / "images.zip").write_bytes(b"no archive")
+    with pytest.raises(DatasetError, match="BadZipFile"):
+        read_tiny_imagenet(folder, tmp_path / "scratch")
+    (folder / "images.zip").unlink()
+    with pytest.raises(DatasetError, match="FileNotFoundError"):
+        read_tiny_imagenet(folder, tmp_path / "scratch")
+
+
+# The shared folders
+
+
+@pytest.mark.shared
+def test_shared_clips_are_as_their_readme_says(shared) -> None:
+    root = shared / "data" / "sot"
+    row = re.compile(r"^\| (\w[\w-]*) \| [^|]+ \| (\d+) / \d+ \|", re.MULTILINE)
+    kept = {name: int(count) for name, count in row.findall((root / "README.md").read_text())}
+    names = read_split(root, "train") + read_split(root, "val")
+    clips = {clip.name: clip for clip in read_clips(root, names)}
+    assert (len(read_split(root, "train")), len(read_split(root, "val")), len(clips)) == (27, 14, 41)
+    assert {name: len(clip) for name, clip in clips.items()} == kept
+    assert sum(kept.values()) == 5432
+    for clip in clips.values():
+        assert clip.is_present[0]
+        assert clip.xywh.shape == (len(clip), 4)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["animals", "coco80", "coco_person", "fod_objects", "mot17_person"])
+def test_shared_stills_are_as_their_readme_says(shared, name) -> None:
+    root = shared / "data" / "images"
+    row = re.compile(rf"^\| {name} \| (\d+) \| (\d+) \|", re.MULTILINE)
+    images, boxes = row.search((root / "README.md").read_text()).groups()
+    content = json.loads((root / name / "annotations.json").read_text())
+    assert (len(content["images"]), len(content["annotations"])) == (int(images), int(boxes))
+
+    stills = read_stills(root / name)
+    usable = [row for row in content["annotations"] if not row.get("iscrowd", 0) and min(row["bbox"][2:]) > 0]
+    assert sum(len(still.xywh) for still in stills) == len(usable)
+    assert len(stills) == len({row["image_id"] for row in usable})
+    assert all(still.path.is_file() for still in stills)
+
+
+@pytest.mark.shared
+def test_shared_tiny_imagenet_is_as_its_readme_says(shared, tmp_path) -> None:
+    stills = read_tiny_imagenet(shared / "data" / "images" / "tiny_imagenet", tmp_path)
+    assert len(stills) == len({still.path for still in stills}) == 12000
+    assert all(still.path.is_file() for still in stills)
+    assert max(still.xywh[0, 2:].max() for still in stills) <= 64
