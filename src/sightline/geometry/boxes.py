@@ -10,6 +10,8 @@ from sightline.errors import GeometryError
 Array = NDArray[np.float64]
 Box = tuple[float, float, float, float]
 
+MAX_FRAMES = 4  # a target larger than so many frames is a slip of units, and its crop would take gigabytes
+
 
 def xywh_to_xyxy(xywh: ArrayLike) -> Array:
     """Top-left and size to corners."""
@@ -78,7 +80,7 @@ def check_four_numbers(box: ArrayLike, name: str = "xywh") -> Box:
 
 
 def check_target_box(xywh: ArrayLike, height: int, width: int) -> Box:
-    """The box a person gave for a target, or a sentence: finite, with an area, and at least partly in the frame.
+    """The box a person gave for a target, or a sentence: finite, with an area, at least partly in the frame.
 
     Raises `GeometryError`. A box partly outside is legal and returned unchanged.
     """
@@ -88,6 +90,11 @@ def check_target_box(xywh: ArrayLike, height: int, width: int) -> Box:
         raise GeometryError(
             f"target box has no area: got w={w:g}, h={h:g} ({stated}); expected w > 0 and h > 0. "
             "Pass the last visible box."
+        )
+    if w * h > MAX_FRAMES * width * height:
+        raise GeometryError(
+            f"target box is too large: got {stated} in a frame of {width} x {height}; expected at most {MAX_FRAMES} "
+            "times its area. Pass a box in pixels of this frame."
         )
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         raise GeometryError(

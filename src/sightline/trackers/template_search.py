@@ -90,6 +90,8 @@ class TemplateSearchConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ProtocolError(f"tracker config: got unknown fields {unknown}; expected {sorted(known)}. Update.")
+        if absent := [name for name in ("template_px", "search_px") if name not in values]:
+            raise ProtocolError(f"tracker config: got no {absent[0]}; expected the sides of both crops. Export again.")
         tupled: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }

@@ -118,11 +118,11 @@ class Pairs:
         if rng.random() < config.flip_share:
             template, search = template[:, ::-1], search[:, ::-1]
             x = config.search_px - x - w
-        if rng.random() < config.grey_share:
-            template, search = to_grey(np.ascontiguousarray(template)), to_grey(np.ascontiguousarray(search))
+        is_grey = rng.random() < config.grey_share
+        template, search = (vary_pixels(np.ascontiguousarray(crop), rng) for crop in (template, search))
         return Pair(
-            vary_pixels(np.ascontiguousarray(template), rng),
-            vary_pixels(np.ascontiguousarray(search), rng),
+            to_grey(template) if is_grey else template,
+            to_grey(search) if is_grey else search,
             (np.array([x, y, w, h]) / config.search_px).astype(np.float32),
             is_present,
         )
