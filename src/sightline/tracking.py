@@ -47,13 +47,13 @@ def follow(
 ) -> Iterator[tuple[Frame, list[TrackResult]]]:
     """(frame, one result per target) for every frame of an open source, which decodes ahead in a thread.
 
-    `clock` collects the wait for frames as stage "decode frame", besides the tracker's stages.
+    `clock` collects the stage "wait for frame", near zero where decoding keeps up, besides the tracker's stages.
     """
     clock = clock or StageClock()
     states: list[TargetState] = []
     with closing(decode_ahead(source)) as frames:
         while True:
-            with clock.stage("decode frame"):
+            with clock.stage("wait for frame"):
                 frame = next(frames, None)
             if frame is None:
                 break

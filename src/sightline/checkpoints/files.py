@@ -82,6 +82,9 @@ def _read_safetensors(path: Path) -> Weights:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+        for tensor in tensors.values():
+            if tensor.dtype.kind not in "biufc":  # a type that another package taught NumPy
+                raise TypeError(str(tensor.dtype))
     except safetensors.SafetensorError as error:
         raise CheckpointError(
             f"weights {path.name!r}: got damaged data ({error}); expected a whole safetensors file. Download it again."

@@ -16,7 +16,10 @@ from sightline.files import NO_ROOM
 # verb -> (module:function, one line of help)
 VERBS = {
     "track": ("sightline.cli.track:track", "Follow targets in a video or image folder."),
-    "models": ("sightline.cli.models:models", "List the models: size, figures, licence, whether the weights are here."),
+    "models": (
+        "sightline.cli.models:models",
+        "List the models: published figures, terms, where the weights come from.",
+    ),
     "convert": (
         "sightline.cli.convert:convert",
         "Turn an official weights file into safetensors; runs none of its code.",

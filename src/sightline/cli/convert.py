@@ -16,9 +16,9 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # in the file,
 
 
 def convert(
-    official: Annotated[Path, tyro.conf.Positional],
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    model: str | None = None,
+    official: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")],
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")],
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
 ) -> None:
     """Rewrite an official weights file as safetensors. Nothing that the file names is run or imported.
 

@@ -13,15 +13,20 @@ from sightline.loading import build_model, entry_of, need_torch, sort_options
 
 
 def export(
-    name: tyro.conf.Positional[str],
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")],
     /,
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
-    weights: Path | None = None,
-    check: bool = False,
-    ce_layers: tuple[int, ...] | None = None,
-    ce_keep_ratios: tuple[float, ...] | None = None,
-    ce_template_tokens: Literal["centre", "2x2", "box", "all"] | None = None,
-    fusion: bool = True,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")],
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    check: tyro.conf.FlagCreatePairsOff[bool] = False,
+    ce_layers: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="[N ...]", help_behavior_hint="")] = None,
+    ce_keep_ratios: Annotated[
+        tuple[float, ...] | None, tyro.conf.arg(metavar="R [R ...]", help_behavior_hint="")
+    ] = None,
+    ce_template_tokens: Annotated[
+        Literal["centre", "2x2", "box", "all"] | None,
+        tyro.conf.arg(metavar="{centre,2x2,box,all}", help_behavior_hint=""),
+    ] = None,
+    fusion: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help_behavior_hint="")] = True,
 ) -> int:
     """Write encode.onnx and track.onnx of a model; `sightline track --weights DIR` then runs them without torch.
 
@@ -33,7 +38,7 @@ def export(
         ce_layers: OSTrack's blocks that eliminate candidates, counted from 0; no number switches elimination off.
         ce_keep_ratios: Share of the candidates that each of these blocks keeps: one for all, or one per block.
         ce_template_tokens: Template tokens whose attention ranks the candidates.
-        fusion: Let MVT's template and search region see each other inside the backbone.
+        fusion: Keep MVT's template and search region apart until the correlation.
     """
     given = {"ce_layers": ce_layers, "ce_keep_ratios": ce_keep_ratios, "ce_template_tokens": ce_template_tokens}
     chosen: dict[str, Any] = {option: value for option, value in given.items() if value is not None}

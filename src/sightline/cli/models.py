@@ -8,28 +8,37 @@ from rich.table import Table
 from sightline.runtime.store import bundled_folder
 from sightline.trackers.zoo import ZOO, Entry
 
-FIGURES = ("LaSOT AUC", "TrackingNet AUC", "GOT-10k AO")
+FIGURES = {"LaSOT": "LaSOT AUC", "TrackingNet": "TrackingNet AUC", "GOT-10k": "GOT-10k AO"}  # heading -> in the zoo
+NOTE = (
+    "Figures as published: LaSOT and TrackingNet AUC, GOT-10k AO. The bundled weights saw data of which some is for "
+    "research only: read WEIGHTS.md before commercial use. The other models are given their weights with --weights: "
+    "the official file, the same one converted, or a folder that `sightline export` made of it. Official files:"
+)
 
 
 def models() -> None:
-    """List the models: their published figures, the terms of their weights, and whether these are here."""
-    console = Console(width=None if Console().is_terminal else 200)
+    """List the models: their published figures, the terms of their weights, and where these come from."""
+    console = Console(width=None if Console().is_terminal else 120)
     table = Table(box=None, pad_edge=False)
-    for heading in ("name", *FIGURES, "weights", "terms"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("name", no_wrap=True)
+    for heading in FIGURES:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    table.add_column("terms", overflow="fold")
     for name, entry in ZOO.items():
-        figures = (f"{entry.published[figure]:.1f}" if figure in entry.published else "-" for figure in FIGURES)
+        figures = (
+            f"{entry.published[figure]:.1f}" if figure in entry.published else "-" for figure in FIGURES.values()
+        )
         table.add_row(name, *figures, weights_of(entry), entry.licence)
     console.print(table)
-    console.print(
-        "\nFigures as published. A model that is not bundled takes its official file with --weights FILE. The bundled "
-        "weights were\ntrained on data sets of which some are for research only: see WEIGHTS.md before commercial use.",
-        highlight=False,
-    )
+    console.print(f"\n{NOTE}\n", highlight=False)
+    for name, entry in ZOO.items():
+        if entry.official_file:
+            print(f"  {name:<22} {entry.official_file}")
 
 
 def weights_of(entry: Entry) -> str:
     """Where the weights of a row come from."""
     if not entry.bundled:
-        return entry.official_file
-    return "bundled" if (bundled_folder(entry.bundled) / "track.onnx").is_file() else "missing from this installation"
+        return "a file"
+    return "bundled" if (bundled_folder(entry.bundled) / "track.onnx").is_file() else "missing"
