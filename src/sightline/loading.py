@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 Backend = Literal["auto", "onnx", "torch"]
+log = logging.getLogger("sightline")
 MAX_THREADS = 256  # many more than any machine gains from, and few enough that a slip of the finger hangs none
 TRACKER_FIELDS = tuple(field.name for field in fields(TemplateSearchConfig))
 
@@ -220,6 +222,7 @@ def cached_export(name: str, entry: Entry, weights: str | Path | None, options: 
         need_torch(f"export of {path.name!r} for ONNX Runtime")
         from sightline.export.onnx import export_onnx
 
+        log.info("exporting %s for ONNX Runtime into %s, once; it may take a minute", path.name, folder)
         model, sha256 = build_model(name, path, options)
         folder.parent.mkdir(parents=True, exist_ok=True)
         export_onnx(

@@ -33,12 +33,13 @@ def open_results(path: Path, num_targets: int) -> Iterator[ResultsSink]:
     MOTChallenge rows `frame,id,x,y,w,h,score,-1,-1,-1`, frame and id from 1, no row for an unreadable frame. `.json`:
     one object with the summary and a list of frames. Raises `VideoError` for another suffix or a full disk.
     """
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise VideoError(f"results file {path}: got suffix {path.suffix!r}; expected .txt or .json. Rename it.")
     with atomic_path(path, VideoError) as partial:
         sink: ResultsSink
         with partial.open("w", encoding="utf-8") as file:
-            sink = JsonSink(file) if path.suffix == ".json" else TextSink(file, num_targets)
+            sink = JsonSink(file) if suffix == ".json" else TextSink(file, num_targets)
             yield sink
 
 
@@ -65,7 +66,8 @@ class JsonSink:
 
     def write(self, results: Sequence[TrackResult]) -> None:
         first = results[0]
-        frame: dict[str, Any] = {"frame_index": first.frame_index, "time_s": first.time_s}
+        time_s = None if first.time_s is None else round(first.time_s, 6)
+        frame: dict[str, Any] = {"frame_index": first.frame_index, "time_s": time_s}
         if first.error:
             frame["error"] = first.error
         frame["targets"] = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+import sightline
 
 Picture = NDArray[np.uint8]
 
@@ -46,13 +48,13 @@ def pictures(num_frames: int = NUM_FRAMES) -> list[Picture]:
     return [picture(index) for index in range(num_frames)]
 
 
-def write_clip(path: Path, frames: Iterable[Picture], codec: str = "libx264") -> Path:
-    """The frames as a video, 25 a second, with a key frame every fifth."""
+def write_clip(path: Path, frames: Sequence[Picture]) -> Path:
+    """The frames as H.264, 25 a second, with a key frame every fifth and no frame that refers to a later one."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"g": "5", "bf": "0", "crf": "16"})
+        stream = container.add_stream("libx264", rate=25, options={"g": "5", "bf": "0", "crf": "16"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
         for frame in frames:
-            stream.height, stream.width = frame.shape[:2]
-            stream.pix_fmt = "yuv420p" if frame.shape[0] % 2 == frame.shape[1] % 2 == 0 else "yuv444p"
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -79,20 +81,23 @@ def names_in(folder: Path) -> list[str]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's, so that a child finds the package, with one thread to each numerical library."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **variables}
+    """This process's, and the package under test before any installed one; one thread to each numerical library."""
+    source = str(Path(sightline.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", **variables}
 
 
-def command(arguments: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-    """`sightline ARGUMENTS` as a process of its own."""
-    line = [sys.executable, "-m", "sightline", *map(str, arguments)]
+def command_line(arguments: Sequence[str | Path], first: str = "") -> list[str]:
+    """`sightline ARGUMENTS` for `subprocess`; `first` is Python that the process runs before."""
+    program = ["-c", f"{first}\nimport sys\nfrom sightline.cli import main\nsys.exit(main())"]
+    return [sys.executable, *(program if first else ["-m", "sightline"]), *map(str, arguments)]
+
+
+def command(arguments: Sequence[str | Path], first: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `sightline ARGUMENTS` as a process of its own, to its end."""
     given: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "env": environment()} | options
-    return subprocess.run(line, check=False, **given)
+    return subprocess.run(command_line(arguments, first), check=False, **given)
 
 
-def limited_to(size_bytes: int) -> Callable[[], None]:
-    """For a child's `preexec_fn`: no file may grow beyond `size_bytes`, which a writer meets as it meets a full disk."""
-    import resource
-
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))
+def limit_files(size_bytes: int) -> str:
+    """Python for `first`: no file may grow beyond so many bytes, which a writer meets as it meets a full disk."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size_bytes}, {size_bytes}))"

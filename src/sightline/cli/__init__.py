@@ -6,6 +6,7 @@ import difflib
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -44,6 +45,10 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 a check failed, 2 bad input (one sentence), 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if sys.stderr.isatty():  # someone is watching and may wonder what takes so long
+        logging.getLogger("sightline").setLevel(logging.INFO)
+    if arguments is None:  # a process of our own: being terminated cleans up as an interrupt does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()  # while a full disk can still be told

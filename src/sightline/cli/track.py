@@ -54,7 +54,6 @@ def track(
             "target box: got none; expected at least one. Pass --box X,Y,W,H in pixels of the first frame."
         )
     refuse_overwriting(source, output, results)
-    tracker = load(model, weights=weights, backend=backend, threads=threads)
     clock = StageClock()
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source, start=start))
@@ -62,6 +61,8 @@ def track(
         rows = stack.enter_context(open_results(results, len(boxes))) if results else None
         video = stack.enter_context(VideoSink(output, opened.fps)) if output else None
         prints = not rows and not video
+        # Last, since it may take a minute that a mistyped name should not cost.
+        tracker = load(model, weights=weights, backend=backend, threads=threads)
         advance = stack.enter_context(progress(opened, start, prints))
         began = time.perf_counter()
         count = unreadable = 0

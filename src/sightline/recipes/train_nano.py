@@ -52,29 +52,41 @@ class NanoTraining:
     """Settings of one run; exactly one of minutes and steps is given."""
 
     data: Path
+    """Folder with `sot/` (clips and split.json) and `images/` (COCO folders and tiny_imagenet)."""
     out: Path
+    """Folder of the run: checkpoints and validation.csv; a run that is there is gone on with."""
     minutes: float | None = None
+    """Length of the whole run in minutes of training, what was spent before a stop included."""
     steps: int | None = None
+    """Length of the whole run in steps."""
     init: Path | None = None
     """Weights to start from: a sightline-nano file, or the EfficientNet-Lite0 file for the backbone alone."""
     batch: int = 32
+    """Pairs per step."""
     lr: float = 1e-3
+    """Highest learning rate, after the warm-up."""
     backbone_lr: float = 0.1
     """Learning rate of the backbone as a multiple of `lr`."""
     freeze_blocks: int = 0
     """Keep the stem and so many blocks of the backbone as they are; 5 of them halve the cost of a step."""
     weight_decay: float = 1e-2
+    """Of matrices and kernels; vectors and position maps have none."""
     warmup_steps: int = 300
+    """Steps over which the learning rate rises from 0."""
     average: float = 0.998
     """Decay of the weight average, per step."""
     leave_out: tuple[str, ...] = ()
     """Names or prefixes of data to leave out, for example `davis tiny_imagenet`."""
     device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 0
     """Threads of torch on the CPU; 0 leaves its own choice."""
     workers: int = 1
+    """Processes that make pairs; 0 makes them between the steps. The pairs are the same."""
     seed: int = 0
+    """Of the pairs and the initial weights."""
     validate_minutes: float = 15.0
+    """Minutes of training between two checkpoints that are tracked with."""
 
 
 class PairTensors(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):

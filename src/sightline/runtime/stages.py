@@ -30,8 +30,11 @@ class StageClock:
         self.samples_ms.setdefault(name, deque(maxlen=self.limit)).append(milliseconds)
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Median and 95th percentile of each stage, milliseconds."""
+        """Median and 95th percentile of each stage, milliseconds to four decimals."""
         return {
-            name: {"median_ms": float(np.median(samples)), "p95_ms": float(np.percentile(samples, 95))}
+            name: {
+                "median_ms": round(float(np.median(samples)), 4),
+                "p95_ms": round(float(np.percentile(samples, 95)), 4),
+            }
             for name, samples in self.samples_ms.items()
         }
