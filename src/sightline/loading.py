@@ -9,7 +9,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Backend = Literal["auto", "onnx", "torch"]
 log = logging.getLogger("sightline")
 MAX_THREADS = 256  # many more than any machine gains from, and few enough that a slip of the finger hangs none
-TRACKER_FIELDS = tuple(field.name for field in fields(TemplateSearchConfig))
+# Fields of `TemplateSearchConfig` that a person may choose; the others belong to the weights.
+TRACKER_FIELDS = ("template_factor", "search_factor", "crop", "map_back", "window", "clip_margin_px")
 
 
 def load(
@@ -109,7 +110,8 @@ def sort_options(name: str, entry: Entry, options: Mapping[str, Any]) -> tuple[d
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1) or [known for known in names if name and name in known]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -137,10 +139,10 @@ def weights_file(name: str, weights: str | Path | None) -> Path:
     return BUNDLED / f"{entry.bundled}.safetensors"
 
 
-def need_torch(what: str) -> None:
-    """Raise `MissingExtra` unless torch is installed; loads nothing."""
+def need_torch(what: str, extra: str = "torch") -> None:
+    """Raise `MissingExtra`, which names the extra to install, unless torch is there; loads nothing."""
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtra(f"{what} needs torch, which is not installed. Run: pip install 'sightline[torch]'")
+        raise MissingExtra(f"{what} needs torch, which is not installed. Run: pip install 'sightline[{extra}]'")
 
 
 def build_model(
@@ -219,7 +221,7 @@ def cached_export(name: str, entry: Entry, weights: str | Path | None, options: 
     key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     folder = cache_folder() / "exports" / f"{name}-{key}"
     if not (folder / "track.onnx").is_file():
-        need_torch(f"export of {path.name!r} for ONNX Runtime")
+        need_torch(f"export of {path.name!r} for ONNX Runtime", "export")
         from sightline.export.onnx import export_onnx
 
         log.info("exporting %s for ONNX Runtime into %s, once; it may take a minute", path.name, folder)

@@ -30,8 +30,9 @@ def open_results(path: Path, num_targets: int) -> Iterator[ResultsSink]:
     """A sink by suffix. The file is whole or not there: it appears when `close` was called and the block ended well.
 
     `.txt`, one target: one `x,y,w,h` row per frame, nan where the frame could not be read. `.txt`, several targets:
-    MOTChallenge rows `frame,id,x,y,w,h,score,-1,-1,-1`, frame and id from 1, no row for an unreadable frame. `.json`:
-    one object with the summary and a list of frames. Raises `VideoError` for another suffix or a full disk.
+    MOTChallenge rows `frame,id,x,y,w,h,score,-1,-1,-1`, frame and id from 1 (pixels count from 0, as everywhere here;
+    the challenge's own count from 1), no row for an unreadable frame. `.json`: one object with the summary and a list
+    of frames. Raises `VideoError` for another suffix or a full disk.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

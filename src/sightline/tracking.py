@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sightline.errors import VideoError
+from sightline.errors import GeometryError, SightlineError, VideoError
 from sightline.loading import load
 from sightline.runtime.stages import StageClock
 from sightline.trackers.template_search import TemplateSearchTracker
@@ -36,6 +36,8 @@ def track(
     on frame `start`. A frame that cannot be read yields nan boxes with the reason and is passed over. Memory stays
     bounded on any length. `options` go to `sightline.load`. Raises `VideoError`, `GeometryError` and what `load` does.
     """
+    if options and not isinstance(model, str):
+        raise SightlineError(f"track: got {sorted(options)} beside a tracker; expected them at load. Drop them.")
     tracker = load(model, **options) if isinstance(model, str) else model
     with open_source(source, start=start) as opened:
         for _, results in follow(tracker, opened, boxes, clock):
@@ -49,6 +51,11 @@ def follow(
 
     `clock` collects the stage "wait for frame", near zero where decoding keeps up, besides the tracker's stages.
     """
+    if not boxes or any(isinstance(box, int | float) for box in boxes):
+        raise GeometryError(
+            f"boxes: got {'none' if not boxes else 'bare numbers'}; expected a list of boxes. "
+            "Pass boxes=[(x, y, w, h)], in pixels of the first frame."
+        )
     clock = clock or StageClock()
     states: list[TargetState] = []
     with closing(decode_ahead(source)) as frames:

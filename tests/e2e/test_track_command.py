@@ -514,7 +514,7 @@ def test_outputs_are_refused(clip: Path, tmp_path: Path, out: Path, capsys: Capt
     assert "No such file or directory" in said("--results", out / "missing" / "boxes.txt")
     assert "name of the source" in said("-o", clip)
     assert "name of the source" in said("-o", link)
-    assert "same name twice" in said("-o", out / "same.mp4", "--results", out / "same.mp4")
+    assert "expected two names" in said("-o", out / "same.mp4", "--results", out / "same.mp4")
     (out / "folder.txt").mkdir()
     assert "not a file" in said("--results", out / "folder.txt")
     assert names_in(out) == ["folder.txt"]

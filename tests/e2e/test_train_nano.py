@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sightline.checkpoints.files import read_weights
-from sightline.errors import CheckpointError, DatasetError
+from sightline.errors import CheckpointError, DatasetError, SightlineError
 from sightline.models.nano import Nano
 from sightline.recipes.train_nano import (
     NanoTraining,
@@ -177,5 +177,7 @@ def test_schedule_and_groups() -> None:
 
 def test_the_length_is_said_once(data: Path, tmp_path: Path) -> None:
     for both in ({"steps": None}, {"minutes": 1.0}):
-        with pytest.raises(DatasetError, match="got both or neither"):
+        with pytest.raises(SightlineError, match="got both or neither"):
             train(settings(data, tmp_path / "none", **both))
+    with pytest.raises(SightlineError, match="got zero or less"):
+        train(settings(data, tmp_path / "none", steps=0))

@@ -1,4 +1,4 @@
-"""A shared machine may be slow for a moment: that is no failure of a property."""
+"""A busy machine may be slow for a moment: that is no failure of a property."""
 
 from hypothesis import settings
 

@@ -291,7 +291,7 @@ def test_a_box_partly_outside_is_legal(config, xywh) -> None:
     ],
 )
 def test_frames_that_are_no_frame(frame, got) -> None:
-    with pytest.raises(GeometryError, match=rf"frame: got {got}; expected \(H, W, 3\) uint8 RGB\. Convert it"):
+    with pytest.raises(GeometryError, match=rf"frame: got {got}; expected \(H, W, 3\) uint8 RGB\. sightline.imaging"):
         tracker().init(frame, xywh=(100, 90, 32, 32))
     state = tracker().init(scene(100, 90), xywh=(100, 90, 32, 32))
     with pytest.raises(GeometryError, match=rf"frame: got {got}"):

@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()  # while a full disk can still be told
+        if sys.stdout:
+            sys.stdout.flush()  # while a full disk can still be told
         return status
     except SightlineError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -46,7 +46,7 @@ def export(
         chosen["fusion"] = False
     entry = entry_of(name)
     _, options = sort_options(name, entry, chosen)
-    need_torch("export")
+    need_torch("export", "export")
     from sightline.export.onnx import export_onnx
     from sightline.export.verify import verify
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from sightline.runtime.store import bundled_folder
+from sightline.runtime.store import BUNDLED, bundled_folder
 from sightline.trackers.zoo import ZOO, Entry
 
 FIGURES = {"LaSOT": "LaSOT AUC", "TrackingNet": "TrackingNet AUC", "GOT-10k": "GOT-10k AO"}  # heading -> in the zoo
 NOTE = (
     "Figures as published: LaSOT and TrackingNet AUC, GOT-10k AO. The bundled weights saw data of which some is for "
-    "research only: read WEIGHTS.md before commercial use. The other models are given their weights with --weights: "
-    "the official file, the same one converted, or a folder that `sightline export` made of it. Official files:"
+    "research only: read {weights} before commercial use. The other models are given their weights with --weights: "
+    "the official file, the same one converted, or a folder that `sightline export` made of it. Official files, linked "
+    "from the pages of github.com/botaoye/OSTrack and github.com/goutamyg/MVT:"
 )
 
 
@@ -31,7 +32,7 @@ def models() -> None:
         )
         table.add_row(name, *figures, weights_of(entry), entry.licence)
     console.print(table)
-    console.print(f"\n{NOTE}\n", highlight=False)
+    console.print("\n" + NOTE.format(weights=BUNDLED / "WEIGHTS.md") + "\n", highlight=False, soft_wrap=False)
     for name, entry in ZOO.items():
         if entry.official_file:
             print(f"  {name:<22} {entry.official_file}")

@@ -113,8 +113,10 @@ def parse_box(text: str) -> Box:
 def refuse_overwriting(source: str, *outputs: Path | None) -> None:
     """`VideoError` when an output is the source itself, or two outputs are one file."""
     paths = [path.resolve() for path in outputs if path]
-    if Path(source).resolve() in paths or len(set(paths)) < len(paths):
-        raise VideoError(f"output: got the name of the source or the same name twice ({source}). Choose another name.")
+    if Path(source).resolve() in paths:
+        raise VideoError(f"output: got the name of the source, {source}; expected another. Choose another name.")
+    if len(set(paths)) < len(paths):
+        raise VideoError(f"output: got {outputs[0]} for the video and the results; expected two names. Change one.")
 
 
 def print_rows(results: Sequence[TrackResult]) -> None:

@@ -26,7 +26,7 @@ def train(arguments: Sequence[str]) -> int:
         return 0
     if name not in RECIPES:
         raise UnknownModel(f"recipe: got {name!r}; expected one of {', '.join(RECIPES)}. Choose one.")
-    need_torch(f"training of {name!r}")
+    need_torch(f"training of {name!r}", "train")
     module_name, settings_name = RECIPES[name]
     module = importlib.import_module(module_name)
     settings = tyro.cli(getattr(module, settings_name), args=rest, prog=f"sightline train {name}")

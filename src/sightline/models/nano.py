@@ -23,7 +23,7 @@ from sightline.models.efficientnet_lite import CHANNELS, EfficientNetLite0
 
 @dataclass(frozen=True)
 class NanoConfig:
-    """Sizes of the network. Weights belong to one input size: at 128 / 256 px those of 96 / 192 px lose a third."""
+    """Sizes of the network. Weights belong to one input size: the position maps have 6 x 6 and 12 x 12 cells."""
 
     template_px: int = 96
     search_px: int = 192

@@ -20,7 +20,7 @@ class Session(Protocol):
     """
 
     def inputs(self, graph: str) -> tuple[str, ...]:
-        """Names of the arrays that `graph` takes."""
+        """Names of the images that `graph` takes: `template`, maybe `template_mask`; `search` and the features."""
         ...
 
     def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:

@@ -50,9 +50,10 @@ class TemplateSearchConfig:
     sub-pixel and fills with the frame's mean colour. map_back: "centre" is the official rule (the crop is taken to
     be centred on the last box, although "snapped" rounded it); "exact" inverts the crop that was really cut.
     window: weight of the Hann window in [0, 1]: 1 multiplies the score map by it (official), 0 ignores it.
-    clip_margin_px: at least so many pixels of the box stay in the frame.
+    clip_margin_px: at least so many pixels of the box stay in the frame, and no side is ever smaller: a target of
+    less than 10 px is reported as 10 px (official).
 
-    Raises `ProtocolError` for a rule that does not exist and a window outside [0, 1].
+    Raises `ProtocolError` for a rule that does not exist, a window outside [0, 1] and sizes that are not positive.
     """
 
     template_px: int
@@ -75,6 +76,12 @@ class TemplateSearchConfig:
             )
         if not 0 <= self.window <= 1:
             raise ProtocolError(f"tracker config: got window={self.window}; expected 0 to 1. Officially 1.")
+        sizes = (self.template_px, self.search_px, self.template_factor, self.search_factor, self.stride)
+        if not all(0 < size < float("inf") for size in sizes) or not 0 < self.clip_margin_px < float("inf"):
+            raise ProtocolError(
+                f"tracker config: got sides {self.template_px}, {self.search_px}, factors {self.template_factor}, "
+                f"{self.search_factor}, stride {self.stride}, margin {self.clip_margin_px}; expected positive numbers."
+            )
 
     @property
     def grid(self) -> int:
@@ -232,5 +239,6 @@ def check_frame(frame: Image) -> None:
     if not fits or frame.size == 0:
         got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise GeometryError(
-            f"frame: got {got}; expected (H, W, 3) uint8 RGB. Convert it with sightline.imaging.frames.to_rgb."
+            f"frame: got {got}; expected (H, W, 3) uint8 RGB. "
+            "sightline.imaging.frames.to_rgb converts grey, alpha and 16 bits."
         )

@@ -1,4 +1,4 @@
-"""The one table of all models: name -> entry. A new model is a row here; nothing else is edited.
+"""The one table of all models: name -> entry. A new model is a row here; no logic is edited.
 
 Paths in `model` and `preset` are resolved late, so that reading the table never loads torch.
 """
@@ -58,7 +58,7 @@ def _ostrack(side: int, *, ce: bool, got10k: bool = False, published: Mapping[st
         preset=f"sightline.models.ostrack:OSTRACK_{side}{'_CE' if ce else ''}",
         tracker=OSTRACK_256 if side == 256 else OSTRACK_384,
         page="docs/models/ostrack.md",
-        licence="MIT",
+        licence="code MIT; starts from MAE weights, CC BY-NC 4.0",
         trained_on="GOT-10k" if got10k else TRACKING_DATA,
         official_file=f"{stem}/OSTrack_ep{epochs:04d}.pth.tar",
         options=ELIMINATION,
@@ -92,7 +92,7 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
             preset="sightline.models.mvt:MVT_256",
             tracker=TemplateSearchConfig(template_px=128, search_px=256, mean=UNIT_MEAN, std=UNIT_STD),
             page="docs/models/mvt.md",
-            licence="see github.com/goutamyg/MVT",
+            licence="none stated; starts from Apple's MobileViT-S",
             trained_on="GOT-10k",
             official_file="mobilevit_256_128x1_got10k_ep100_cosine_annealing/MobileViT_Track_ep0100.pth.tar",
             options=("fusion",),

@@ -11,6 +11,7 @@ from typing import Self
 import av
 import cv2
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from numpy.typing import NDArray
 
 from sightline.errors import VideoError
@@ -86,8 +87,16 @@ class VideoSink:
     def _open(self, height: int, width: int, first_s: float) -> None:
         self._canvas = height, width
         self._first_s = first_s
-        self._container = av.open(f"file:{self._partial}", "w", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self._fps, options=self._options)
+        is_matroska = self.path.suffix.lower() == ".mkv"
+        container_options = {} if is_matroska else {"movflags": "+faststart"}
+        self._container = av.open(f"file:{self._partial}", "w", options=container_options)
+        try:
+            self._stream = self._container.add_stream("libx264", rate=self._fps, options=self._options)
+        except UnknownCodecError as error:
+            raise VideoError(
+                f"{self.path}: got a PyAV without the encoder libx264; expected one with it. "
+                "Run: pip install --force-reinstall av"
+            ) from error
         self._stream.height, self._stream.width = height + height % 2, width + width % 2
         self._stream.pix_fmt = "yuv420p"
         context = self._stream.codec_context

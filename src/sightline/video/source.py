@@ -15,7 +15,6 @@ import logging
 import queue
 import re
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,14 +254,11 @@ class _End(NamedTuple):
     error: BaseException | None
 
 
-def decode_ahead(
-    source: Iterable[T], depth: int = 8, on_wait: Callable[[float], object] | None = None
-) -> Generator[T, None, None]:
+def decode_ahead(source: Iterable[T], depth: int = 8) -> Generator[T, None, None]:
     """The items of `source`, made in a thread of their own that runs at most `depth` items ahead.
 
     An exception of the source is raised here, in its place among the items. The thread has ended when the generator
-    has, also where the consumer stops early. `on_wait` is called with the seconds that each item was waited for
-    (`waits.append`, say): near zero where decoding keeps up.
+    has, also where the consumer stops early.
     """
     ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
     room = threading.Semaphore(depth)
@@ -284,12 +280,9 @@ def decode_ahead(
     thread.start()
     try:
         while True:
-            asked = time.perf_counter()
             item = ready.get()
             if isinstance(item, _End):
                 break
-            if on_wait is not None:
-                on_wait(time.perf_counter() - asked)
             room.release()
             yield item
         if item.error is not None:
