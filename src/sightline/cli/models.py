@@ -12,8 +12,8 @@ FIGURES = {"LaSOT": "LaSOT AUC", "TrackingNet": "TrackingNet AUC", "GOT-10k": "G
 NOTE = (
     "Figures as published: LaSOT and TrackingNet AUC, GOT-10k AO. The bundled weights saw data of which some is for "
     "research only: read {weights} before commercial use. The other models are given their weights with --weights: "
-    "the official file, the same one converted, or a folder that `sightline export` made of it. Official files, linked "
-    "from the pages of github.com/botaoye/OSTrack and github.com/goutamyg/MVT:"
+    "the official file, the same one converted, or a folder that `sightline export` made of it. The pages "
+    "github.com/botaoye/OSTrack and github.com/goutamyg/MVT link the official files."
 )
 
 
@@ -32,7 +32,8 @@ def models() -> None:
         )
         table.add_row(name, *figures, weights_of(entry), entry.licence)
     console.print(table)
-    console.print("\n" + NOTE.format(weights=BUNDLED / "WEIGHTS.md") + "\n", highlight=False, soft_wrap=False)
+    console.print("\n" + NOTE.format(weights=BUNDLED / "WEIGHTS.md") + "\n", highlight=False)
+    print("Official files:")
     for name, entry in ZOO.items():
         if entry.official_file:
             print(f"  {name:<22} {entry.official_file}")
