@@ -99,18 +99,19 @@ def batch_of_eight(tracker: TemplateSearchTracker, repeats: int) -> None:
     print(bar("largest difference of a box over 59 frames, px", difference, at_most=1e-4))
 
 
-def main(model: str = "sightline-nano", weights: Path | None = None, threads: int = 2, repeats: int = 300) -> None:
+def main(model: str = "sightline-nano", weights: Path | None = None, threads: int = 0, repeats: int = 300) -> None:
     """The tracker's own cost per target, and a batch of eight targets against single updates.
 
     Args:
         model: A name from `sightline models`.
         weights: A weights file or an exported folder; by default the bundled one.
-        threads: Threads of the network, and of OpenCV for the crops.
+        threads: Threads of the network and of OpenCV; 0 leaves both as they come.
         repeats: Timed rounds of part one; part two, which is slower, has a fifth of them.
     """
     print(machine("numpy", "opencv-python-headless", "onnxruntime"))
     print(f"{threads} threads, {repeats} interleaved rounds, a fifth of them in part two, after {WARM_UP} to warm up\n")
-    cv2.setNumThreads(threads)
+    if threads:
+        cv2.setNumThreads(threads)
     tracker = sightline.load(model, weights=weights, threads=threads)
     for size in SIZES:
         without_network(tracker, size, repeats)

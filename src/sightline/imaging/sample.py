@@ -53,8 +53,8 @@ def crop_exact(rgb: Image, region: CropRegion, fill: Sequence[float]) -> Image:
 
 
 def mean_colour(rgb: Image) -> tuple[float, float, float]:
-    """The frame's mean colour, RGB in 0..255, from every fourth row."""
-    red, green, blue, _ = cv2.mean(rgb[::4])
+    """The frame's mean colour, RGB in 0..255, from some 64 of its rows."""
+    red, green, blue, _ = cv2.mean(rgb[:: max(1, rgb.shape[0] // 64)])
     return red, green, blue
 
 
