@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch as safetensors_torch
+import torch
 import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,8 +33,6 @@ from sightline.cli.convert import convert
 from sightline.errors import CheckpointError, MissingExtra, UnknownModel
 from sightline.loading import expected_shapes
 
-torch = pytest.importorskip("torch")
-safetensors_torch = pytest.importorskip("safetensors.torch")
 pytestmark = pytest.mark.torch
 
 LAYOUTS = {"zip": True, "stream": False}
