@@ -221,19 +221,29 @@ def cached_export(name: str, entry: Entry, weights: str | Path | None, options: 
     key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     folder = cache_folder() / "exports" / f"{name}-{key}"
     if not (folder / "track.onnx").is_file():
-        need_torch(f"export of {path.name!r} for ONNX Runtime", "export")
-        from sightline.export.onnx import export_onnx
-
         log.info("exporting %s for ONNX Runtime into %s, once; it may take a minute", path.name, folder)
-        model, sha256 = build_model(name, path, options)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        export_onnx(
-            model,
-            folder,
-            name=name,
-            tracker=entry.tracker,
-            options=options,
-            weights_sha256=sha256,
-            notice=entry.notice,
-        )
+        export_model(name, path, options, folder)
     return folder
+
+
+def export_model(name: str, weights: str | Path | None, options: Mapping[str, Any], folder: Path) -> torch.nn.Module:
+    """Write the graphs of a model's weights into `folder`; returns the torch network that they were made from.
+
+    Raises what `build_model` and `export.onnx.export_onnx` raise.
+    """
+    need_torch(f"export of {name!r}", "export")
+    from sightline.export.onnx import export_onnx
+
+    entry = entry_of(name)
+    model, sha256 = build_model(name, weights, options)
+    export_onnx(
+        model,
+        folder,
+        name=name,
+        tracker=entry.tracker,
+        options=options,
+        weights_sha256=sha256,
+        notice=entry.notice,
+    )
+    return model

@@ -344,7 +344,7 @@ def built(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, .
         asked.append((name, weights, options))
         return tiny, "c" * 64
 
-    monkeypatch.setattr("sightline.cli.export.build_model", build_model)
+    monkeypatch.setattr("sightline.loading.build_model", build_model)
     return asked
 
 

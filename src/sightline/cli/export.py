@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from sightline.errors import ExportMismatch
-from sightline.loading import build_model, entry_of, need_torch, sort_options
+from sightline.loading import entry_of, export_model, sort_options
 
 
 def export(
@@ -44,24 +44,12 @@ def export(
     chosen: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
     if not fusion:
         chosen["fusion"] = False
-    entry = entry_of(name)
-    _, options = sort_options(name, entry, chosen)
-    need_torch("export", "export")
-    from sightline.export.onnx import export_onnx
-    from sightline.export.verify import verify
-
-    model, sha256 = build_model(name, weights, options)
-    export_onnx(
-        model,
-        output,
-        name=name,
-        tracker=entry.tracker,
-        options=options,
-        weights_sha256=sha256,
-        notice=entry.notice,
-    )
+    _, options = sort_options(name, entry_of(name), chosen)
+    model = export_model(name, weights, options, output)
     print(f"{output}: encode.onnx and track.onnx of {name}")
     if check:
+        from sightline.export.verify import verify
+
         try:
             print(verify(model, output).table())
         except ExportMismatch as mismatch:

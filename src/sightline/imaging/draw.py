@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline.types import TrackResult
 
 Image = NDArray[np.uint8]
-Box = tuple[int, int, int, int]  # xyxy in whole pixels
+Corners = tuple[int, int, int, int]  # xyxy in whole pixels
 
 __all__ = ["COLOURS", "colour_of", "draw_targets"]
 
@@ -55,7 +55,7 @@ def draw_targets(rgb: Image, targets: Iterable[TrackResult]) -> Image:
         if rim_px:
             cv2.rectangle(picture, *corners, BLACK, line_px + 2 * rim_px)
         cv2.rectangle(picture, *corners, colour_of(target.target_id), line_px)
-    taken: list[Box] = []  # labels come after all boxes, so that no line runs through one
+    taken: list[Corners] = []  # labels come after all boxes, so that no line runs through one
     for target, (left, top, right, bottom) in boxes:
         out_px = line_px // 2 + rim_px
         outline = max(0, left - out_px), max(0, top - out_px), min(width, right + out_px), min(height, bottom + out_px)
@@ -63,7 +63,7 @@ def draw_targets(rgb: Image, targets: Iterable[TrackResult]) -> Image:
     return picture
 
 
-def _clip(xyxy: tuple[float, float, float, float], width: int, height: int) -> Box | None:
+def _clip(xyxy: tuple[float, float, float, float], width: int, height: int) -> Corners | None:
     """The box in whole pixels of the picture, or None where no pixel of it is left."""
     if not all(map(math.isfinite, xyxy)):
         return None
@@ -72,7 +72,7 @@ def _clip(xyxy: tuple[float, float, float, float], width: int, height: int) -> B
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _draw_label(picture: Image, target: TrackResult, box: Box, text_scale: float, taken: list[Box]) -> Box:
+def _draw_label(picture: Image, target: TrackResult, box: Corners, text_scale: float, taken: list[Corners]) -> Corners:
     """Draw the label where it is inside the picture and hides no other, above the box if it can. Returns its place."""
     text = f"#{target.target_id}"
     if picture.shape[1] >= 160 and not math.isnan(target.score):  # a narrower picture would be all labels
@@ -96,5 +96,5 @@ def _draw_label(picture: Image, target: TrackResult, box: Box, text_scale: float
     return place
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def _overlap(a: Corners, b: Corners) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
