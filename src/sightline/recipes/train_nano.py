@@ -5,8 +5,9 @@ Command   sightline train nano --data DATA --out RUN --minutes 120 --init effici
 Then      sightline train nano --data DATA --out RUN2 --minutes 90 --init RUN/nano-STEP.safetensors \
               --lr 6e-4 --freeze-blocks 5
 Cost      about 30 pairs/s on two CPU cores with bfloat16, 60 with five blocks frozen; 3 GB of memory for decoded images
-Expected  mean success AUC on the 14 validation clips .68 after 190 thousand pairs of the first, .70 after 90 thousand
-          of the second
+Expected  mean success AUC on the 14 validation clips: .67 after 190 thousand pairs of the first (weights of an earlier
+          form of this recipe, from which the second began); .65 to .70 for single checkpoints of the second, where
+          one clip decides, and .70 for the mean of three of them (docs/models/nano.md)
 
 DATA is not distributed: `sot/` (clips and split.json) and `images/` (COCO folders and tiny_imagenet). A run that
 was stopped goes on from `RUN/last.pt` when the same command is given again; the schedule follows the minutes or steps
