@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sightline.errors import GeometryError, SightlineError, VideoError
 from sightline.loading import load
 from sightline.runtime.stages import StageClock
-from sightline.trackers.template_search import TemplateSearchTracker
+from sightline.trackers.protocol import Tracker
 from sightline.types import Frame, TargetState, TrackResult
 from sightline.video.source import Source, decode_ahead, open_source
 
@@ -24,7 +24,7 @@ def track(
     source: str | Path | Sequence[Path] | Iterable[NDArray[Any]],
     boxes: Sequence[ArrayLike],
     *,
-    model: str | TemplateSearchTracker = "sightline-nano",
+    model: str | Tracker = "sightline-nano",
     start: int = 0,
     clock: StageClock | None = None,
     **options: Any,
@@ -45,7 +45,7 @@ def track(
 
 
 def follow(
-    tracker: TemplateSearchTracker, source: Source, boxes: Sequence[ArrayLike], clock: StageClock | None = None
+    tracker: Tracker, source: Source, boxes: Sequence[ArrayLike], clock: StageClock | None = None
 ) -> Iterator[tuple[Frame, list[TrackResult]]]:
     """(frame, one result per target) for every frame of an open source, which decodes ahead in a thread.
 
@@ -82,5 +82,5 @@ def follow(
 def result_of(frame: Frame, target_id: int, state: TargetState) -> TrackResult:
     """What is known of one target on one frame: nothing, where the frame could not be read."""
     if frame.rgb is None:
-        return TrackResult(frame.index, frame.time_s, target_id, NO_BOX, float(np.nan), frame.error)
-    return TrackResult(frame.index, frame.time_s, target_id, state.xywh, state.score)
+        return TrackResult(frame.index, frame.time_s, target_id, NO_BOX, float(np.nan), "uncertain", frame.error)
+    return TrackResult(frame.index, frame.time_s, target_id, state.xywh, state.score, state.presence)

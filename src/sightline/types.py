@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -14,7 +14,11 @@ from sightline.errors import ProtocolError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Frame", "TargetState", "TrackResult"]
+__all__ = ["Frame", "Presence", "TargetState", "TrackResult"]
+
+# "tracked" while the score is at least the model's threshold, "uncertain" below it. "lost" is for trackers that search
+# for a target again and say when they gave it up; none does yet.
+Presence = Literal["tracked", "uncertain", "lost"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +57,14 @@ class TargetState(_Box):
     """All that a template tracker knows of one target; a value: keep an old one to rewind, copy it, save it.
 
     `xywh` is the box in pixels of the frame it was last updated on, `score` the peak of the score map in [0, 1]
-    (1 for the box given by hand). `features` are the encoded template, read-only float32 arrays with a leading
-    axis of one, as the session's `encode` graph named them. `model` names the tracker they were made by.
+    (1 for the box given by hand), `presence` what the score says of the target. `features` are the encoded template,
+    read-only float32 arrays with a leading axis of one, as the session's `encode` graph named them. `model` names the
+    tracker they were made by.
     """
 
     xywh: tuple[float, float, float, float]
     score: float
+    presence: Presence
     model: str
     features: Mapping[str, NDArray[np.float32]] = field(repr=False)
 
@@ -70,7 +76,7 @@ class TargetState(_Box):
         if not isinstance(other, TargetState):
             return NotImplemented
         return (
-            (self.xywh, self.score, self.model) == (other.xywh, other.score, other.model)
+            (self.xywh, self.score, self.presence, self.model) == (other.xywh, other.score, other.presence, other.model)
             and self.features.keys() == other.features.keys()
             and all(np.array_equal(value, other.features[name]) for name, value in self.features.items())
         )
@@ -80,7 +86,8 @@ class TargetState(_Box):
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """A flat mapping for `np.savez(path, **state.to_arrays())`; `from_arrays` is its exact inverse."""
-        head = json.dumps({"xywh": self.xywh, "score": self.score, "model": self.model})
+        known = {"xywh": self.xywh, "score": self.score, "presence": self.presence, "model": self.model}
+        head = json.dumps(known)
         return {"state": np.array(head), **{f"features.{name}": value for name, value in self.features.items()}}
 
     @classmethod
@@ -89,20 +96,22 @@ class TargetState(_Box):
         try:
             head = json.loads(str(arrays["state"]))
             (x, y, w, h), score, model = head["xywh"], head["score"], head["model"]
+            presence = {name: name for name in get_args(Presence)}[head["presence"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(
                 f"saved state: got arrays {sorted(arrays)}; expected those of to_arrays(). Save it again."
             ) from error
         prefix = "features."
         features = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-        return cls((x, y, w, h), score, model, features)
+        return cls((x, y, w, h), score, presence, model, features)
 
 
 @dataclass(frozen=True)
 class TrackResult(_Box):
     """One target on one frame, as `sightline.track` yields it.
 
-    `xywh` is nan four times where the frame could not be read (`error` says why); `score` is then nan as well.
+    `xywh` is nan four times where the frame could not be read (`error` says why); `score` is then nan as well, and
+    `presence` "uncertain".
     """
 
     frame_index: int
@@ -110,4 +119,5 @@ class TrackResult(_Box):
     target_id: int
     xywh: tuple[float, float, float, float]
     score: float
+    presence: Presence
     error: str | None = None

@@ -191,7 +191,7 @@ def test_the_video_has_every_frame_and_the_box_on_it(clip: Path, out: Path):
     assert len(after) == NUM_FRAMES
     for index, entry in enumerate(json.loads((out / "boxes.json").read_text())["frames"]):
         (found,) = entry["targets"]
-        result = TrackResult(index, None, found["id"], tuple(found["xywh"]), found["score"])
+        result = TrackResult(index, None, found["id"], tuple(found["xywh"]), found["score"], "tracked")
         drawn = draw_targets(before[index], [result])
         is_changed = (drawn != before[index]).any(axis=-1)
         assert is_changed.sum() > 300

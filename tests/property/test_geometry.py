@@ -53,7 +53,7 @@ def test_conversions_round_trip(xywh) -> None:
 
 @given(box)
 def test_a_result_states_the_formats_of_the_functions(xywh) -> None:
-    result = TrackResult(0, None, 0, xywh, 1.0)
+    result = TrackResult(0, None, 0, xywh, 1.0, "tracked")
     assert result.xyxy == tuple(xywh_to_xyxy(xywh))
     assert result.cxcywh == tuple(xywh_to_cxcywh(xywh))
 

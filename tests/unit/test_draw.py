@@ -16,7 +16,7 @@ SIZES = [(48, 64), (360, 640), (193, 241), (1080, 1920), (1, 1), (9, 2000)]
 
 
 def target(target_id: int, xywh: tuple[float, float, float, float], score: float = 0.93) -> TrackResult:
-    return TrackResult(0, 0.0, target_id, xywh, score)
+    return TrackResult(0, 0.0, target_id, xywh, score, "tracked")
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

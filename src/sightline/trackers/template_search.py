@@ -52,6 +52,7 @@ class TemplateSearchConfig:
     window: weight of the Hann window in [0, 1]: 1 multiplies the score map by it (official), 0 ignores it.
     clip_margin_px: at least so many pixels of the box stay in the frame, and no side is ever smaller: a target of
     less than 10 px is reported as 10 px (official).
+    tracked_from: the score, in [0, 1], from which on a target counts as tracked; below it is uncertain.
 
     Raises `ProtocolError` for a rule that does not exist, a window outside [0, 1] and sizes that are not positive.
     """
@@ -67,6 +68,7 @@ class TemplateSearchConfig:
     map_back: Literal["centre", "exact"] = "centre"
     window: float = 1.0
     clip_margin_px: float = 10.0
+    tracked_from: float = 0.5
 
     def __post_init__(self) -> None:
         if self.crop not in ("snapped", "exact") or self.map_back not in ("centre", "exact"):
@@ -76,6 +78,8 @@ class TemplateSearchConfig:
             )
         if not 0 <= self.window <= 1:
             raise ProtocolError(f"tracker config: got window={self.window}; expected 0 to 1. Officially 1.")
+        if not 0 <= self.tracked_from <= 1:
+            raise ProtocolError(f"tracker config: got tracked_from={self.tracked_from}; expected a score, 0 to 1.")
         sizes = (self.template_px, self.search_px, self.template_factor, self.search_factor, self.stride)
         if not all(0 < size < float("inf") for size in sizes) or not 0 < self.clip_margin_px < float("inf"):
             raise ProtocolError(
@@ -143,7 +147,7 @@ class TemplateSearchTracker:
         if "template_mask" in self.session.inputs("encode"):
             unit = np.array([[0.5, 0.5, box[2] / region.side_px, box[3] / region.side_px]])
             inputs["template_mask"] = template_token_mask(unit, config.template_px // config.stride)
-        return TargetState(box, 1.0, self.name, self.session.run("encode", inputs))
+        return TargetState(box, 1.0, "tracked", self.name, self.session.run("encode", inputs))
 
     def update(self, frame: Image, state: TargetState, clock: StageClock | None = None) -> TargetState:
         """Follow one target to the next frame; returns the new state and leaves the old one as it was."""
@@ -179,7 +183,13 @@ class TemplateSearchTracker:
             cxcywh_unit, scores = decode_centre(maps["score_map"], maps["size_map"], maps["offset_map"], self._window)
             check_finite(cxcywh_unit, scores)
             return [
-                TargetState(self._to_frame(unit, region, state, frame), float(score), self.name, state.features)
+                TargetState(
+                    self._to_frame(unit, region, state, frame),
+                    float(score),
+                    "tracked" if score >= config.tracked_from else "uncertain",
+                    self.name,
+                    state.features,
+                )
                 for unit, score, region, state in zip(cxcywh_unit, scores, regions, states, strict=True)
             ]
 

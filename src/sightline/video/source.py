@@ -43,6 +43,8 @@ class Source:
 
     `num_frames` counts the whole source, whatever the start; for images and arrays it is exact, for a video it is what
     the container says (`is_count_exact` False), and None is unknown. `fps` is None where the source has no clock.
+    `is_live`: a camera or stream, which does not wait: frames that come while nobody asks are dropped and counted in
+    `num_dropped`; `num_reconnects` counts how often a stream that broke off was found again.
     """
 
     name: str
@@ -50,6 +52,9 @@ class Source:
     is_count_exact: bool
     fps: float | None
     _read: Callable[[], Generator[Frame, None, None]] = field(repr=False)
+    is_live: bool = False
+    num_dropped: int = field(default=0, init=False)
+    num_reconnects: int = field(default=0, init=False)
     _reading: Generator[Frame, None, None] | None = field(default=None, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Frame]:
