@@ -1,6 +1,7 @@
 """What every test may ask for: the shared third-party data, and an honest count of what did not run without it.
 
-With `SIGHTLINE_LIGHT=1` the run is the one without torch: files that need it are left out, and counted too.
+With `SIGHTLINE_LIGHT=1` the run is the one without torch and the extras: files that need them are left out, and counted
+too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED", ROOT.parent / "shared"))
 LIGHT = os.environ.get("SIGHTLINE_LIGHT") == "1"
-NEEDS_TORCH = re.compile(r"^(import torch\b|from torch\b|pytestmark = .*mark\.torch\b)", re.MULTILINE)
+NEEDS_MORE = re.compile(r"^(import torch\b|from torch\b|pytestmark = .*mark\.(torch|extras)\b)", re.MULTILINE)
 
 
 def shared_is_required() -> bool:
@@ -41,10 +42,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """In the run without torch, leave out the files that say they need it; whichever does not say so fails."""
+    """In the run without torch, leave out the files that say they need more; whichever does not say so fails."""
     if not LIGHT or not collection_path.name.startswith("test_") or collection_path.suffix != ".py":
         return None
-    if not NEEDS_TORCH.search(collection_path.read_text()):
+    if not NEEDS_MORE.search(collection_path.read_text()):
         return None
     config.stash[LEFT_OUT].append(collection_path.name)
     return True
@@ -80,7 +81,7 @@ def compare(request: pytest.FixtureRequest):
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     terminalreporter.write_line(f"parity: {config.stash[PARITY][0]} tensors compared")
     if LIGHT:
-        terminalreporter.write_line(f"without torch: {len(config.stash[LEFT_OUT])} test files that need it left out")
+        terminalreporter.write_line(f"without torch: {len(config.stash[LEFT_OUT])} test files that need more left out")
     if not_run := config.stash[NOT_RUN]:
         for nodeid in not_run:
             terminalreporter.write_line(f"  not run: {nodeid}")

@@ -1,11 +1,8 @@
-"""From a model's name to a tracker that runs: `load`, and `build_model` for those who want the torch network."""
+"""From a name to a tracker that runs: `load`, and `build_model` for those who want the torch network."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib
-import importlib.util
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -13,218 +10,231 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
+import numpy as np
+
 from sightline import __version__
-from sightline.errors import CheckpointError, MissingExtra, SightlineError, UnknownModel
+from sightline.building import (
+    build_model,
+    empty_model,
+    expected_shapes,
+    located,
+    need_torch,
+    resolve,
+    torch_session,
+    weights_file,
+)
+from sightline.errors import CheckpointError, ProtocolError, SightlineError
+from sightline.options import check_known, kinds_of, parse_settings, sort_options
 from sightline.runtime.onnx import OnnxSession
 from sightline.runtime.session import Session
-from sightline.runtime.store import BUNDLED, bundled_folder, cache_folder, sha256_of
+from sightline.runtime.sidecar import SidecarSession, read_sidecar
+from sightline.runtime.store import BUNDLED, export_shelf, find, find_whole, put, sha256_of
+from sightline.trackers.opencv import OPENCV, OpenCVTracker
+from sightline.trackers.protocol import Tracker
 from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
-from sightline.trackers.zoo import ZOO, Entry
+from sightline.trackers.zoo import Entry, entry_of
 
 if TYPE_CHECKING:
     import torch
 
-Backend = Literal["auto", "onnx", "torch"]
+__all__ = [
+    "Backend",
+    "build_model",
+    "cached_export",
+    "empty_model",
+    "entry_of",
+    "expected_shapes",
+    "export_model",
+    "load",
+    "need_torch",
+    "parse_options",
+    "resolve",
+    "sort_options",
+    "weights_file",
+]
+
 log = logging.getLogger("sightline")
+Backend = Literal["auto", "onnx", "torch"]
 MAX_THREADS = 256  # many more than any machine gains from, and few enough that a slip of the finger hangs none
-# Fields of `TemplateSearchConfig` that a person may choose; the others belong to the weights.
-TRACKER_FIELDS = ("template_factor", "search_factor", "crop", "map_back", "window", "clip_margin_px")
+SIZES = ("template_px", "search_px", "stride")  # which a network may be bound to
 
 
 def load(
-    name: str = "sightline-nano",
+    name: str | Path = "sightline-nano",
     *,
     weights: str | Path | None = None,
     backend: Backend = "auto",
     device: str = "cpu",
     threads: int = 0,
     **options: Any,
-) -> TemplateSearchTracker:
+) -> Tracker:
     """A tracker by name, ready for `init`.
 
+    name: one that `sightline models` lists, or the path of a sidecar, a `.toml` file that says how to run an ONNX file.
     weights: an official file (`OSTrack_ep0300.pth.tar`), a converted `.safetensors`, or a folder made by `sightline
-    export`; None takes the weights inside the package, which only sightline-nano has. backend: "onnx" (no torch
-    needed for the bundled model and exported folders; other files are exported once into the cache), "torch", or
-    "auto": onnx where graphs are at hand and no device but the CPU is named, torch otherwise. device: of torch, for
-    example "cuda". threads: of the network on the CPU, 0 for the back end's own choice. options: fields of the
-    tracker's config (`window=0.5`) and of the model's (`ce_keep_ratios=(0.9, 0.9, 0.9)`).
+    export`; None takes those inside the package, then those that `sightline models add` put into the cache. Nothing is
+    downloaded. backend: "onnx" (no torch needed for the bundled model, exported folders and sidecars; other files are
+    exported once into the cache), "torch", or "auto": onnx where graphs are at hand and no device but the CPU is named,
+    torch otherwise. device: of torch, for example "cuda". threads: of the network on the CPU, 0 for the back end's own
+    choice. options: fields of the tracker's config (`window=0.5`) and of the model's (`ce_layers=(3, 6, 9)`).
 
-    Raises `UnknownModel`, `CheckpointError` (missing, damaged or wrong weights), `MissingExtra` (no torch).
+    All but OpenCV's own come as a `TemplateSearchTracker`, which has `config` and `session` besides.
+
+    Raises `UnknownModel`, `CheckpointError` (missing, damaged or wrong weights), `MissingExtra` (no torch, or OpenCV
+    without its trackers), and `SightlineError` for an option that is unknown or does not fit the network.
     """
-    entry = entry_of(name)
-    tracker_options, model_options = sort_options(name, entry, options)
+    name = str(name)
     if not 0 <= threads <= MAX_THREADS:
         raise SightlineError(
             f"threads: got {threads}; expected 0 to {MAX_THREADS}. Pass 0 to leave it to the back end."
         )
-    graphs = graphs_of(name, entry, weights)
-    if graphs and model_options:
+    if backend not in ("auto", "onnx", "torch"):
+        raise SightlineError(f"backend: got {backend!r}; expected 'auto', 'onnx' or 'torch'. Choose one.")
+    if name in OPENCV:
+        return load_opencv(name, weights, backend, device, threads, options)
+    if name.endswith(".toml"):
+        return load_sidecar(name, Path(name), weights, backend, device, threads, options)
+    entry = entry_of(name)
+    if entry.sidecar:
+        files = located(name, weights)
+        return load_sidecar(name, BUNDLED / entry.sidecar, files, backend, device, threads, options)
+    return load_network(name, entry, weights, backend, device, threads, options)
+
+
+def load_network(
+    name: str,
+    entry: Entry,
+    weights: str | Path | None,
+    backend: Backend,
+    device: str,
+    threads: int,
+    options: dict[str, Any],
+) -> TemplateSearchTracker:
+    """A row of the zoo that has a torch network, in torch or as exported graphs."""
+    tracker_options, network_options = sort_options(name, entry, options)
+    path = located(name, weights)
+    graphs = path if path.is_dir() else None
+    if graphs and network_options:
         raise CheckpointError(
-            f"{name}: got {sorted(model_options)} for exported graphs; expected them at export. "
+            f"{name}: got {sorted(network_options)} for exported graphs; expected them at export. "
             "Export with these options, or pass the weights file."
         )
     if backend == "auto":
         backend = "onnx" if graphs and device == "cpu" else "torch"
     session: Session
     if backend == "onnx":
-        if device != "cpu":
-            raise SightlineError(f"device: got {device!r} for ONNX Runtime; expected 'cpu'. Use backend='torch'.")
-        folder = graphs or cached_export(name, entry, weights, model_options)
-        onnx = OnnxSession(folder, threads)
+        refuse_device(device)
+        session = onnx = OnnxSession(graphs or cached_export(name, path, network_options), threads)
         if onnx.metadata["model"] != name:
             raise CheckpointError(
-                f"exported model {folder}: got {onnx.metadata['model']!r}; expected {name!r}. "
+                f"exported model {path}: got {onnx.metadata['model']!r}; expected {name!r}. "
                 f"Pass --model {onnx.metadata['model']}."
             )
-        session, config = onnx, TemplateSearchConfig.from_json(onnx.metadata["tracker"])
-    elif backend == "torch":
-        if graphs and weights is not None:
-            raise CheckpointError(
-                f"weights {weights}: got a folder of exported graphs for torch; expected a weights file. "
-                "Use backend 'onnx', or pass the file they were exported from."
-            )
-        session, config = torch_session(name, weights, model_options, device, threads), entry.tracker
+        # The threshold is the row's: it may have been chosen after the export.
+        config = TemplateSearchConfig.from_json(onnx.metadata["tracker"] | {"tracked_from": entry.tracker.tracked_from})
     else:
-        raise SightlineError(f"backend: got {backend!r}; expected 'auto', 'onnx' or 'torch'. Choose one.")
-    return TemplateSearchTracker(session, replace(config, **tracker_options), name)
+        session = torch_session(name, weights if graphs else path, network_options, device, threads)
+        config = entry.tracker
+    return with_options(name, session, config, tracker_options)
 
 
-def entry_of(name: str) -> Entry:
-    """The zoo's row of that name; `UnknownModel` names the nearest ones."""
-    if name not in ZOO:
-        raise UnknownModel(f"model: got {name!r}; expected one of {', '.join(ZOO)}.{nearest(name, ZOO)}")
-    return ZOO[name]
+def load_sidecar(
+    name: str,
+    sidecar_path: Path,
+    files: str | Path | None,
+    backend: Backend,
+    device: str,
+    threads: int,
+    options: dict[str, Any],
+) -> TemplateSearchTracker:
+    """An ONNX file with a sidecar; files: it or its folder, None for the sidecar's own folder."""
+    if backend == "torch":
+        raise SightlineError(f"backend: got 'torch' for {name}, an ONNX file; expected 'auto' or 'onnx'. Choose one.")
+    refuse_device(device)
+    tracker_options, _ = sort_options(name, None, options)
+    sidecar = read_sidecar(sidecar_path)
+    sort_options(str(sidecar_path), None, sidecar.tracker)  # its values are a person's too
+    config = TemplateSearchConfig.from_json(sidecar.tracker)
+    session = SidecarSession(sidecar, Path(files) if files else None, threads)
+    return with_options(sidecar.name, session, config, tracker_options)
 
 
-def sort_options(name: str, entry: Entry, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of the tracker and of the model, apart; an unknown one is a `SightlineError` with the nearest names."""
-    known = (*TRACKER_FIELDS, *entry.options)
+def load_opencv(
+    name: str, weights: str | Path | None, backend: Backend, device: str, threads: int, options: dict[str, Any]
+) -> OpenCVTracker:
+    """One of OpenCV's own trackers. weights: the file, or the folder of the files, that it reads; `threads` is OpenCV's
+    process-wide setting."""
     for option in options:
-        if option not in known:
-            raise SightlineError(
-                f"option of {name}: got {option!r}; expected one of {', '.join(known)}.{nearest(option, known)}"
-            )
-    tracker = {key: value for key, value in options.items() if key in TRACKER_FIELDS}
-    return tracker, {key: value for key, value in options.items() if key in entry.options}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or nothing."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1) or [known for known in names if name and name in known]
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def graphs_of(name: str, entry: Entry, weights: str | Path | None) -> Path | None:
-    """The folder of exported graphs that needs no torch: the bundled one or the one given; None for a weights file."""
-    if weights is not None:
-        path = Path(weights)
-        if not path.exists():
-            raise CheckpointError(f"weights {path}: no such file or folder. Check the path.")
-        return path if path.is_dir() else None
-    if not entry.bundled:
-        raise CheckpointError(
-            f"{name}: got no weights; expected a file, since none is inside the package. "
-            f"Pass weights= (--weights): the official {entry.official_file}, a converted file or an exported folder."
-        )
-    return bundled_folder(entry.bundled)
-
-
-def weights_file(name: str, weights: str | Path | None) -> Path:
-    """The file that holds a model's tensors: the one given, or the bundled one in half precision."""
-    if weights is not None:
-        return Path(weights)
-    entry = entry_of(name)
-    graphs_of(name, entry, None)
-    return BUNDLED / f"{entry.bundled}.safetensors"
-
-
-def need_torch(what: str, extra: str = "torch") -> None:
-    """Raise `MissingExtra`, which names the extra to install, unless torch is there; loads nothing."""
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtra(f"{what} needs torch, which is not installed. Run: pip install 'sightline[{extra}]'")
-
-
-def build_model(
-    name: str, weights: str | Path | None, options: Mapping[str, Any] | None = None
-) -> tuple[torch.nn.Module, str]:
-    """The torch network of a model with its weights, in eval mode on the CPU, and the weights file's SHA-256.
-
-    weights: an official or converted file, None for the bundled one. options: fields of the model's config.
-    """
-    need_torch(f"the torch network of {name!r}")
-    import torch
-
-    from sightline.checkpoints.files import read_weights
-    from sightline.checkpoints.official import check_against
-
-    path = weights_file(name, weights)
-    model = empty_model(name, options)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    tensors = read_weights(path).tensors
-    check_against(tensors, expected, source=path.name, model=name)
-    state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
-    model.load_state_dict(state, strict=False)  # strictness is check_against's, which explains
-    return model.eval(), sha256_of(path)
-
-
-def empty_model(name: str, options: Mapping[str, Any] | None = None) -> torch.nn.Module:
-    """The torch network of a model with random weights."""
-    entry = entry_of(name)
-    need_torch(f"the torch network of {name!r}")
-    preset = resolve(entry.preset)
-    model: torch.nn.Module = resolve(entry.model)(replace(preset, **(options or {})))
-    return model
-
-
-def expected_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a model's network, from one built without memory."""
-    need_torch("checking official weights")
-    import torch
-
-    with torch.device("meta"):
-        state = empty_model(name).state_dict()
-    return {key: tuple(value.shape) for key, value in state.items()}
-
-
-def resolve(path: str) -> Any:
-    """The object that a table names as `module:name`."""
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def torch_session(
-    name: str, weights: str | Path | None, options: Mapping[str, Any], device: str, threads: int
-) -> Session:
-    """A torch model as a session; `threads` is torch's process-wide setting."""
-    model, _ = build_model(name, weights, options)
-    import torch
-
-    from sightline.models.session import TorchSession
-
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        return TorchSession(model, device)
-    except (RuntimeError, AssertionError) as error:  # torch's two ways of saying that there is no such device
-        reason = str(error).partition("\n")[0]
+        check_known(name, option, ())
+    if backend != "auto" or device != "cpu":
         raise SightlineError(
-            f"device: got {device!r}; expected one that torch has here ({reason}). Try 'cpu'."
-        ) from error
+            f"{name}: got backend {backend!r} and device {device!r} for a tracker that OpenCV runs itself; expected "
+            "none. Leave them out."
+        )
+    tracker = OpenCVTracker(name, weights)
+    if threads:
+        cv2.setNumThreads(threads)
+    return tracker
 
 
-def cached_export(name: str, entry: Entry, weights: str | Path | None, options: Mapping[str, Any]) -> Path:
-    """Graphs of a weights file, exported once into the cache and found there ever after."""
+def refuse_device(device: str) -> None:
+    if device != "cpu":
+        raise SightlineError(f"device: got {device!r} for ONNX Runtime; expected 'cpu'. Use backend='torch'.")
+
+
+def with_options(
+    name: str, session: Session, config: TemplateSearchConfig, options: dict[str, Any]
+) -> TemplateSearchTracker:
+    """A tracker whose config has the options; sizes that its network does not take are refused here, not on the way."""
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    tracker = TemplateSearchTracker(session, replace(config, **plain), name)
+    changed = {key: plain[key] for key in SIZES if key in plain and plain[key] != getattr(config, key)}
+    if changed:
+        frame = np.zeros((64, 64, 3), dtype=np.uint8)
+        try:
+            tracker.update(frame, tracker.init(frame, xywh=(16, 16, 32, 32)))
+        except (ProtocolError, CheckpointError) as error:
+            got = ", ".join(f"{key}={value}" for key, value in changed.items())
+            own = ", ".join(f"{key}={getattr(config, key)}" for key in changed)
+            raise SightlineError(
+                f"{name}: got {got}; expected {own}, which the network is made for. Leave it as it is."
+            ) from error
+    return tracker
+
+
+def parse_options(name: str | Path, settings: Iterable[str]) -> dict[str, Any]:
+    """Options for `load` from texts such as `window=0.5`, `ce_layers=3,6,9` and `ce_layers=`, by their types.
+
+    Raises `SightlineError` for an option that the tracker does not have, which tells the nearest, and for a value of
+    another kind; `UnknownModel` for the tracker itself.
+    """
+    name = str(name)
+    if name in OPENCV:
+        kinds: dict[str, Any] = {}
+    else:
+        kinds = kinds_of(None if name.endswith(".toml") else entry_of(name))
+    return parse_settings(name, kinds, settings)
+
+
+def cached_export(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> Path:
+    """Graphs of a weights file, exported once into the cache and found there ever after; made again if damaged."""
     path = weights_file(name, weights)
+    sha256 = sha256_of(path)
     chosen = json.dumps(dict(options), sort_keys=True, default=list)
-    recipe = f"{__version__} {sha256_of(path)} {chosen} {entry.tracker.to_json()}"
-    key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    folder = cache_folder() / "exports" / f"{name}-{key}"
-    if not (folder / "track.onnx").is_file():
-        log.info("exporting %s for ONNX Runtime into %s, once; it may take a minute", path.name, folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    recipe = f"{__version__} {sha256} {chosen} {entry_of(name).tracker.to_json()}"
+    shelf = export_shelf(name, hashlib.sha256(recipe.encode()).hexdigest()[:16])
+    try:
+        if stored := find_whole(shelf):
+            return stored.folder
+    except CheckpointError as error:
+        log.warning("%s It is exported again.", error)
+    log.info("exporting %s for ONNX Runtime into %s, once; it may take a minute", path.name, shelf)
+    with put(shelf, source_name=path.name, source_sha256=sha256) as folder:
         export_model(name, path, options, folder)
-    return folder
+    stored = find(shelf)
+    assert stored
+    return stored.folder
 
 
 def export_model(name: str, weights: str | Path | None, options: Mapping[str, Any], folder: Path) -> torch.nn.Module:

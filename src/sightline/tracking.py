@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ NO_BOX = (float("nan"),) * 4
 
 
 def track(
-    source: str | Path | Sequence[Path] | Iterable[NDArray[Any]],
+    source: int | str | Path | Sequence[Path] | Iterable[NDArray[Any]],
     boxes: Sequence[ArrayLike],
     *,
     model: str | Tracker = "sightline-nano",
@@ -31,10 +31,11 @@ def track(
 ) -> Iterator[TrackResult]:
     """Follow each of `boxes` (`xywh`, float pixels of the first frame) through a source, frame by frame.
 
-    source: a video file, a folder or glob of images, a list of image paths, or an iterable of arrays. Yields one
-    `TrackResult` per frame and target, targets in the order given and numbered from 1, beginning with the given boxes
-    on frame `start`. A frame that cannot be read yields nan boxes with the reason and is passed over. Memory stays
-    bounded on any length. `options` go to `sightline.load`. Raises `VideoError`, `GeometryError` and what `load` does.
+    source: what `open_source` takes: a video file, a folder or glob of images, a list of image paths, an iterable of
+    arrays, a camera's number or a stream's address. Yields one `TrackResult` per frame and target, targets in the order
+    given and numbered from 1, beginning with the given boxes on frame `start`, or on the first that comes of what is
+    live. A frame that cannot be read yields nan boxes with the reason and is passed over. Memory stays bounded on any
+    length. `options` go to `sightline.load`. Raises `VideoError`, `GeometryError` and what `load` does.
     """
     if options and not isinstance(model, str):
         raise SightlineError(f"track: got {sorted(options)} beside a tracker; expected them at load. Drop them.")
@@ -45,11 +46,17 @@ def track(
 
 
 def follow(
-    tracker: Tracker, source: Source, boxes: Sequence[ArrayLike], clock: StageClock | None = None
-) -> Iterator[tuple[Frame, list[TrackResult]]]:
+    tracker: Tracker,
+    source: Source,
+    boxes: Sequence[ArrayLike],
+    clock: StageClock | None = None,
+    frames: Iterator[Frame] | None = None,
+) -> Generator[tuple[Frame, list[TrackResult]], None, None]:
     """(frame, one result per target) for every frame of an open source, which decodes ahead in a thread.
 
-    `clock` collects the stage "wait for frame", near zero where decoding keeps up, besides the tracker's stages.
+    Of a live source these are the newest frames, each when it is asked for. frames: those of the source, where somebody
+    reads it already, to go on with. `clock` collects the stage "wait for frame", near zero where decoding keeps up,
+    besides the tracker's stages.
     """
     if not boxes or any(isinstance(box, int | float) for box in boxes):
         raise GeometryError(
@@ -58,25 +65,35 @@ def follow(
         )
     clock = clock or StageClock()
     states: list[TargetState] = []
-    with closing(decode_ahead(source)) as frames:
+    # Frames of a live source would grow old in a queue; it has a thread of its own.
+    ahead = source if source.is_live or frames is not None else decode_ahead(source)
+    with closing(ahead):
+        if frames is None:
+            frames = iter(ahead)
         while True:
             with clock.stage("wait for frame"):
                 frame = next(frames, None)
             if frame is None:
                 break
-            if frame.rgb is None:
-                if not states:
-                    raise VideoError(
-                        f"{source.name}: the first frame, {frame.index}, cannot be read: {frame.error} "
-                        "Start on a frame that shows the target."
-                    )
-            elif states:
+            if not states:
+                states = [tracker.init(pixels_of_first(frame, source), xywh=box) for box in boxes]
+            elif frame.rgb is not None:
                 states = tracker.update_many(frame.rgb, states, clock)
-            else:
-                states = [tracker.init(frame.rgb, xywh=box) for box in boxes]
             yield frame, [result_of(frame, number, state) for number, state in enumerate(states, start=1)]
     if not states:
+        pixels_of_first(None, source)
+
+
+def pixels_of_first(frame: Frame | None, source: Source) -> NDArray[np.uint8]:
+    """The pixels of the frame to start on, (H, W, 3) uint8 RGB, or a `VideoError` that says why there are none."""
+    if frame is None:
         raise VideoError(f"{source.name}: got zero frames; expected at least one. Check the source and the start.")
+    if frame.rgb is None:
+        raise VideoError(
+            f"{source.name}: the first frame, {frame.index}, cannot be read: {frame.error} "
+            "Start on a frame that shows the target."
+        )
+    return frame.rgb
 
 
 def result_of(frame: Frame, target_id: int, state: TargetState) -> TrackResult:

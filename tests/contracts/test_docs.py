@@ -44,7 +44,11 @@ def frames(count: int = 12) -> list[np.ndarray]:
 def clip_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The working directory is an empty folder that holds clip.mp4."""
     monkeypatch.chdir(tmp_path)
-    with av.open("clip.mp4", "w") as container:
+    write_clip(tmp_path / "clip.mp4")
+
+
+def write_clip(path: Path) -> None:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 240, 320, "yuv420p"
         for picture in frames():
@@ -52,13 +56,14 @@ def clip_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         container.mux(stream.encode(None))
 
 
-def test_the_readmes_python_runs(clip_here: None, capsys: pytest.CaptureFixture[str]) -> None:
-    snippets = blocks(README, "python")
-    assert len(snippets) >= 2
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "start.md"], ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page: Path, clip_here: None, capsys: pytest.CaptureFixture[str]) -> None:
+    snippets = blocks(page.read_text(), "python")
+    assert snippets
     names: dict[str, Any] = {}
     for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), names)
-    assert len(capsys.readouterr().out.splitlines()) > 12
+        exec(compile(snippet, page.name, "exec"), names)
+    assert len(capsys.readouterr().out.splitlines()) >= 12
 
 
 def test_the_packages_example_runs(clip_here: None, capsys: pytest.CaptureFixture[str]) -> None:

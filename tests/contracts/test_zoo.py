@@ -1,36 +1,74 @@
-"""Every row of the zoo is held to the same promises; a new row is tested without a new test."""
+"""Every row of the zoo is held to the same promises; a new row is tested without a new test.
+
+Most rows have a torch network; those that are an ONNX file alone have a sidecar, and are run with that file where the
+third-party data is at hand.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sightline.loading import empty_model, resolve
+from sightline.loading import empty_model, load, resolve
 from sightline.runtime.session import Arrays, Session
+from sightline.runtime.sidecar import read_sidecar
+from sightline.runtime.store import BUNDLED
+from sightline.trackers.opencv import OPENCV
 from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
 from sightline.trackers.zoo import ZOO
 from sightline.types import TargetState
 
 ROOT = Path(__file__).parents[2]
-NETWORKS = {(entry.model, entry.preset): name for name, entry in reversed(ZOO.items())}.values()  # each network once
+WITH_NETWORK = [name for name, entry in ZOO.items() if entry.model]
+WITH_SIDECAR = [name for name, entry in ZOO.items() if entry.sidecar]
+NETWORKS = {(ZOO[name].model, ZOO[name].preset): name for name in reversed(WITH_NETWORK)}.values()  # each network once
+# What can run, each in the run that has what it needs.
+RUNNABLE = [
+    *(pytest.param(name, marks=pytest.mark.torch) for name in NETWORKS),
+    *(pytest.param(name, marks=pytest.mark.shared) for name in WITH_SIDECAR),
+]
 BOXES = [(100.0, 80.0, 40.0, 60.0), (190.5, 60.25, 52.0, 33.0)]
+
+
+def test_every_row_is_a_network_or_a_sidecar() -> None:
+    assert sorted(WITH_NETWORK + WITH_SIDECAR) == sorted(ZOO)
+    assert WITH_SIDECAR and not set(WITH_NETWORK) & set(WITH_SIDECAR)
+    assert not set(ZOO) & set(OPENCV)  # one name, one tracker
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_documentation(name: str) -> None:
     entry = ZOO[name]
     page = (ROOT / entry.page).read_text()
-    assert f"{entry.model.split(':')[0].replace('.', '/')}.py" in page
+    assert (entry.sidecar or f"{entry.model.split(':')[0].replace('.', '/')}.py") in page
     assert f"`{name}`" in (ROOT / "README.md").read_text()
     assert entry.title and entry.licence and entry.trained_on
-    assert bool(entry.bundled) != bool(entry.official_file)  # the weights are inside, or have a name outside
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_weights_are_inside_or_have_a_page_and_a_name(name: str) -> None:
+    entry = ZOO[name]
+    assert bool(entry.bundled) != bool(entry.official_file) == bool(entry.official_page)
+    if entry.bundled:
+        assert entry.measured
+    else:
+        assert entry.official_page.startswith("https://") and entry.published
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_figures_are_in_their_units(name: str) -> None:
+    entry = ZOO[name]
+    assert all(1 < value < 100 for value in entry.published.values())  # percent
+    assert all(0 < value < 1 for value in entry.measured.values())
+    assert entry.size_mb == pytest.approx(sum(entry.parameters.values()) * 4 / 1e6)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -40,41 +78,118 @@ def test_tracker_config(name: str) -> None:
     assert TemplateSearchConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
+@pytest.mark.parametrize("name", WITH_SIDECAR)
+def test_row_and_sidecar_agree(name: str) -> None:
+    entry = ZOO[name]
+    sidecar = read_sidecar(BUNDLED / entry.sidecar)
+    assert TemplateSearchConfig.from_json(sidecar.tracker) == entry.tracker
+    told = (sidecar.name, sidecar.file, sidecar.licence, sidecar.page)
+    assert told == (name, entry.official_file, entry.licence, entry.page)
+    assert not entry.preset and not entry.options and not entry.bundled
+
+
 @pytest.mark.torch
-@pytest.mark.parametrize("name", ZOO)
-def test_network_and_tracker_agree_on_sizes(name: str) -> None:
+@pytest.mark.parametrize("name", WITH_NETWORK)
+def test_network_and_row_agree_on_sizes_and_options(name: str) -> None:
     entry = ZOO[name]
     preset = resolve(entry.preset)
     assert (preset.template_px, preset.search_px) == (entry.tracker.template_px, entry.tracker.search_px)
-    for option in entry.options:
-        assert hasattr(preset, option)
+    kinds = get_type_hints(type(preset))
+    for name, option in entry.options.items():
+        assert (option.kind, option.default) == (kinds[name], getattr(preset, name))
     assert re.search(r"arXiv|ours", resolve(entry.model.partition(":")[0] + ":__doc__"))
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("name", WITH_NETWORK)
+def test_parameters_and_cost_are_those_of_the_network(name: str) -> None:
+    import torch
+
+    from sightline.models.counting import count_gmac
+
+    entry = ZOO[name]
+    with torch.device("meta"):
+        model: Any = empty_model(name).eval()
+        template, search = (torch.zeros(1, 3, px, px) for px in (entry.tracker.template_px, entry.tracker.search_px))
+    parts: Counter[str] = Counter()
+    for key, parameter in model.named_parameters():
+        parts[key.partition(".")[0]] += parameter.numel()
+    assert parts == dict(entry.parameters)
+    features = model.encode(template)
+    assert count_gmac(model.encode, template) == pytest.approx(entry.gmac_template, abs=6e-4)
+    assert count_gmac(lambda image: model.track(image, **features), search) == pytest.approx(entry.gmac, abs=6e-4)
+
+
+@pytest.mark.shared
+@pytest.mark.torch  # for the package onnx, which comes with the export
+@pytest.mark.parametrize("name", WITH_SIDECAR)
+def test_parameters_and_cost_are_those_of_the_onnx_file(name: str, shared: Path) -> None:
+    """Weights that the file holds twice, for the template and for the search region, count once."""
+    import onnx
+    import onnxruntime
+
+    entry = ZOO[name]
+    model = onnx.load(shared / "weights" / entry.official_file)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    learnt = [value for value in stored.values() if value.dtype == np.float32 and value.ndim]
+    assert sum(value.size for value in {value.tobytes(): value for value in learnt}.values()) == entry.num_parameters
+    assert sum(value.size for value in learnt) > entry.num_parameters  # the control: it does hold some twice
+    for part, count in entry.parameters.items():
+        if part in stored:
+            assert stored[part].size == count
+
+    products = [node for node in model.graph.node if node.op_type in ("Conv", "MatMul")]
+    inputs = {
+        node.name: np.zeros([size.dim_value for size in node.type.tensor_type.shape.dim], np.float32)
+        for node in model.graph.input
+    }
+    shown = {name for node in products for name in (node.input[0], *node.output)} - {*stored, *inputs}
+    shown -= {node.name for node in model.graph.output}
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in sorted(shown))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_outputs()]
+    arrays = stored | inputs | dict(zip(names, session.run(names, inputs), strict=True))
+    macs = sum(
+        arrays[node.output[0]].size
+        * (arrays[node.input[1]][0].size if node.op_type == "Conv" else arrays[node.input[0]].shape[-1])
+        for node in products
+    )
+    assert macs / 1e9 == pytest.approx(entry.gmac, abs=6e-4)
+
+
 class Watched:
-    """A session that notes the shapes that pass through it."""
+    """A session that notes the shapes that its graphs take and give."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.taken: dict[str, tuple[int, ...]] = {}
+        self.given: dict[str, tuple[int, ...]] = {}
 
     def inputs(self, graph: str) -> tuple[str, ...]:
         return self.session.inputs(graph)
 
     def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
         outputs = self.session.run(graph, arrays)
-        self.shapes |= {name: value.shape for name, value in {**arrays, **outputs}.items()}
+        self.taken |= {f"{graph} {name}": value.shape for name, value in arrays.items()}
+        self.given |= {f"{graph} {name}": value.shape for name, value in outputs.items()}
         assert all(value.dtype == np.float32 for value in outputs.values())
         return outputs
 
 
-def random_tracker(name: str) -> tuple[TemplateSearchTracker, Watched]:
-    """The network of a row with weights that are determined by their names."""
-    from sightline.models.session import TorchSession
-    from tests.parity.fill import fill
+def watched_tracker(name: str, request: pytest.FixtureRequest) -> tuple[TemplateSearchTracker, Watched]:
+    """The ONNX file of a row, or its network with weights that are determined by their names."""
+    entry = ZOO[name]
+    if entry.sidecar:
+        official = request.getfixturevalue("shared") / "weights" / entry.official_file
+        loaded = load(name, weights=official, threads=1)
+        assert isinstance(loaded, TemplateSearchTracker)
+        session = Watched(loaded.session)
+    else:
+        from sightline.models.session import TorchSession
+        from tests.parity.fill import fill
 
-    session = Watched(TorchSession(fill(empty_model(name))))
-    return TemplateSearchTracker(session, ZOO[name].tracker, name), session
+        session = Watched(TorchSession(fill(empty_model(name))))
+    return TemplateSearchTracker(session, entry.tracker, name), session
 
 
 def through_a_file(state: TargetState, path: Path) -> TargetState:
@@ -90,20 +205,21 @@ def frames() -> list[NDArray[np.uint8]]:
     return [np.kron(frame, np.ones((10, 10, 1), dtype=np.uint8)) for frame in coarse]  # 240 x 320, in blocks
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("name", NETWORKS)
-def test_shapes_batches_saved_states_and_determinism(name: str, frames: Any, tmp_path: Path) -> None:
-    tracker, session = random_tracker(name)
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_shapes_batches_saved_states_and_determinism(
+    name: str, frames: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    tracker, session = watched_tracker(name, request)
     config = tracker.config
     states = [tracker.init(frames[0], xywh=box) for box in BOXES]
     assert [state.xywh for state in states] == BOXES
 
     together = tracker.update_many(frames[1], states)
     grid = config.search_px // config.stride
-    assert session.shapes["template"] == (1, 3, config.template_px, config.template_px)
-    assert session.shapes["search"] == (2, 3, config.search_px, config.search_px)
-    assert session.shapes["score_map"] == (2, 1, grid, grid)
-    assert session.shapes["size_map"] == session.shapes["offset_map"] == (2, 2, grid, grid)
+    assert session.taken["encode template"] == (1, 3, config.template_px, config.template_px)
+    assert session.taken["track search"] == (2, 3, config.search_px, config.search_px)
+    assert session.given["track score_map"] == (2, 1, grid, grid)
+    assert session.given["track size_map"] == session.given["track offset_map"] == (2, 2, grid, grid)
     assert together[0].xywh != together[1].xywh
 
     alone = tracker.update(frames[1], states[0])

@@ -124,7 +124,7 @@ def test_a_converted_file_gives_the_official_boxes(name: str, workshop: Path, co
     assert len(expected) == 8
     assert agree(tracked(workshop, name, converted(name), "--backend", "torch"), expected)
     assert agree(tracked(workshop, name, converted(name), "--backend", "onnx"), expected)
-    (folder,) = (workshop / "cache" / "exports").glob(f"{name}-*")
+    (folder,) = (workshop / "cache" / "exports").glob(f"{name}-*/*/")
     made = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     again = sightline.load(name, weights=converted(name), backend="onnx", threads=1)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == made  # from the cache

@@ -1,4 +1,4 @@
-"""The verbs without a source: help, version, doctor, models; and the status of a process."""
+"""The verbs without a source: help, version, doctor; and the status of a process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 
 import sightline
 from sightline.cli import VERBS, main
-from sightline.trackers.zoo import ZOO
 from tests.e2e.scene import command
 
 Capture = pytest.CaptureFixture[str]
@@ -55,21 +54,6 @@ def test_the_status_is_that_of_the_process():
     assert (done.returncode, done.stdout, done.stderr) == (0, f"sightline {sightline.__version__}\n", "")
     done = command(["doctor", "--bogus"])
     assert (done.returncode, done.stdout) == (2, "")
-
-
-def test_models_lists_every_row(capsys: Capture):
-    assert main(["models"]) == 0
-    told = capsys.readouterr().out
-    table, _, files = told.partition("Official files:")
-    for name, entry in ZOO.items():
-        (row,) = [line for line in table.splitlines() if line.split()[:1] == [name]]
-        assert ("bundled" in row) == bool(entry.bundled)
-        assert entry.licence in row
-        for figure in entry.published.values():
-            assert f" {figure:.1f} " in row
-        if entry.official_file:
-            assert re.search(rf"^  {name} +{re.escape(entry.official_file)}$", files, re.MULTILINE)
-    assert "WEIGHTS.md" in told
 
 
 def test_doctor_prints_versions_and_passes(capsys: Capture):

@@ -169,7 +169,7 @@ def test_json_says_everything(clip: Path, out: Path):
     np.testing.assert_allclose([frame["time_s"] for frame in told["frames"]], np.arange(NUM_FRAMES) / 25, atol=1e-6)
     for target in (0, 1):
         found = [frame["targets"][target] for frame in told["frames"]]
-        assert all(entry.keys() == {"id", "xywh", "score"} for entry in found)
+        assert all(entry.keys() == {"id", "xywh", "score", "presence"} for entry in found)
         assert {entry["id"] for entry in found} == {target + 1}
         assert found[0]["score"] == 1
         assert all(0 < entry["score"] <= 1 for entry in found)
@@ -460,7 +460,12 @@ def test_boxes_are_refused(clip: Path, out: Path, capsys: Capture, box: str, sen
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "target box: got none"),
+        (["--box", BOX, "--max-frames", "0"], "max-frames: got 0"),
+        (["--box", BOX, "--set", "windw=0.5"], "Did you mean 'window'?"),
+        (["--box", BOX, "--set", "window"], "expected NAME=VALUE"),
+        (["--box", BOX, "--set", "window=wide"], "window: got 'wide'; expected a number"),
+        (["--box", BOX, "--set", "search_px=200"], "which the network is made for"),
+        (["--box", BOX, "--device", "cuda"], "got 'cuda'"),
         (["--box", BOX, "--start", "-1"], "start: got -1"),
         (["--box", BOX, "--start", "12"], "start: got 12; expected 0 to 11"),
         (["--box", BOX, "--threads", "-1"], "threads: got -1"),
@@ -507,9 +512,11 @@ def test_outputs_are_refused(clip: Path, tmp_path: Path, out: Path, capsys: Capt
     before = clip.read_bytes()
     link = tmp_path / "link.mp4"
     link.symlink_to(clip)
-    assert "expected .txt or .json" in said("--results", out / "boxes.csv")
-    assert "suffix '.gif'" in said("-o", out / "boxed.gif")
-    assert "expected .txt or .json" in said("-o", out / "boxed.mp4", "--results", out / "boxes")
+    assert "expected .txt, .csv, .json, .jsonl or .parquet" in said("--results", out / "boxes.xml")
+    assert "suffix '.avi'" in said("-o", out / "boxed.avi")
+    assert "suffix ''" in said("-o", out / "boxed.mp4", "--results", out / "boxes")
+    assert "suffix '.txt'; expected .pdf, .png, .svg" in said("-o", out / "boxed.mp4", "--plot", out / "plot.txt")
+    assert "suffix '.gif'" in said("-o", out / "boxed.mp4", "--contact-sheet", out / "page.gif")
     assert "No such file or directory" in said("-o", out / "missing" / "boxed.mp4")
     assert "No such file or directory" in said("--results", out / "missing" / "boxes.txt")
     assert "name of the source" in said("-o", clip)
@@ -533,12 +540,10 @@ def test_an_earlier_result_stays_when_a_run_is_refused(clip: Path, out: Path, ca
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["track"],
         ["track", "clip.mp4", "--bocks", BOX],
         ["track", "clip.mp4", "--box", BOX, "--threads", "many"],
         ["track", "clip.mp4", "--box", BOX, "--start", "1.5"],
         ["track", "clip.mp4", "--box", BOX, "--backend", "tensorrt"],
-        ["track", "clip.mp4", "another.mp4", "--box", BOX],
     ],
 )
 def test_what_cannot_be_parsed_ends_with_status_two(arguments: list[str], capsys: Capture):

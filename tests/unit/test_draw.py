@@ -101,3 +101,56 @@ def test_labels_keep_off_each_other_while_there_is_room(labels: list):
 
 def test_seven_identities_in_a_row_have_seven_colours():
     assert len({colour_of(target_id) for target_id in range(100, 107)}) == len(COLOURS) == 7
+
+
+def uncertain(target_id: int, xywh: tuple[float, float, float, float], score: float = 0.21) -> TrackResult:
+    return TrackResult(0, 0.0, target_id, xywh, score, "uncertain")
+
+
+@pytest.mark.parametrize(("height", "width"), [(120, 160), (360, 640), (1080, 1920), (640, 360)])
+def test_an_uncertain_target_is_dashed_and_whole_at_its_corners(height: int, width: int):
+    rgb = np.full((height, width, 3), 128, np.uint8)
+    box = left, top, w, h = width // 4, height // 2, width // 2, height // 4
+    right, bottom = left + w - 1, top + h - 1
+    for make, is_dashed in ((target, False), (uncertain, True)):
+        is_drawn = (draw_targets(rgb, [make(1, box)]) != 128).any(axis=2)
+        sides = [
+            is_drawn[bottom, left : right + 1],
+            is_drawn[top : bottom + 1, left],
+            is_drawn[top : bottom + 1, right],
+        ]
+        for side in sides:  # the label may lie on the fourth
+            assert side[0] and side[-1]
+            assert side.all() != is_dashed
+            assert 0.3 < side.mean() < 0.8 or not is_dashed
+            num_dashes = 1 + np.count_nonzero(side[1:] > side[:-1])
+            assert num_dashes >= 2 or not is_dashed
+
+
+def test_the_dashes_lie_on_the_edges_of_the_half_open_box():
+    drawn = draw_targets(np.zeros((360, 640, 3), np.uint8), [uncertain(1, (100.2, 120.4, 200.0, 150.0))])
+    for y, x in itertools.product((120, 269), (100, 299)):
+        assert (drawn[y, x] == colour_of(1)).all()
+    for outside in (drawn[:, :98], drawn[:, 302:], drawn[272:]):
+        assert not outside[130:].any()
+
+
+def test_an_uncertain_target_far_outside_and_one_of_a_pixel_are_drawn_too():
+    rgb = np.zeros((360, 640, 3), np.uint8)
+    assert draw_targets(rgb, [uncertain(1, (-1e12, -1e12, 3e12, 3e12))])[-1, -1].any()
+    assert draw_targets(rgb, [uncertain(1, (20, 200, 1, 1))])[200, 20].any()
+    assert not draw_targets(rgb, [uncertain(1, (math.nan,) * 4)]).any()
+
+
+def test_the_label_of_an_uncertain_target_says_so(labels: list, monkeypatch: pytest.MonkeyPatch):
+    written = []
+    put_text = cv2.putText
+
+    def spy(picture, text, *rest):
+        written.append(text)
+        return put_text(picture, text, *rest)
+
+    monkeypatch.setattr(cv2, "putText", spy)
+    draw_targets(np.zeros((360, 640, 3), np.uint8), [target(1, (20, 100, 90, 90)), uncertain(2, (220, 100, 90, 90))])
+    assert written == ["#1  0.93", "#2 ?  0.21"]
+    assert labels[0][2] - labels[0][0] < labels[1][2] - labels[1][0]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -109,6 +110,112 @@ def test_grey_and_sixteen_bit_frames_are_written(tmp_path: Path):
         sink.write(np.full((48, 64), 100 * 257, np.uint16))
     for frame in open_source(tmp_path / "out.mp4"):
         np.testing.assert_allclose(frame.rgb.astype(int), 100, atol=3)
+
+
+# GIF
+
+
+def blocks(step: int = 0, height: int = 240, width: int = 320) -> np.ndarray:
+    """The colours side by side, and below them a white square that moves two pixels per step."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[: height // 2] = COLOURS.repeat(width // len(COLOURS), axis=0)
+    picture[height // 2 + 20 : height // 2 + 60, 2 * step : 2 * step + 40] = 255
+    return picture
+
+
+def shown_ticks(path: Path) -> list[int]:
+    """When each picture of a GIF appears, and when the last one ends, in hundredths of a second."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    return [*(packet.pts for packet in packets), packets[-1].pts + packets[-1].duration]
+
+
+def test_a_gif_keeps_colours_sizes_and_plays_for_ever(tmp_path: Path):
+    path = tmp_path / "out.gif"
+    with VideoSink(path, 10) as sink:
+        for step in range(20):
+            sink.write(blocks(step))
+        assert not path.exists()
+    assert left_in(tmp_path) == ["out.gif"]
+    frames = list(open_source(path))
+    assert len(frames) == sink.num_frames == 20
+    for frame in frames:
+        assert frame.rgb.shape == (240, 320, 3)
+        np.testing.assert_allclose(frame.rgb.astype(int), blocks(frame.index).astype(int), atol=8)
+    data = path.read_bytes()
+    assert b"NETSCAPE2.0\x03\x01\x00\x00\x00" in data  # a loop count of 0
+    assert b"NETSCAPE2.0\x03\x01\x01\x00\x00" not in data
+    assert len(data) < 20_000  # a background that stands still is stored once
+
+
+@pytest.mark.parametrize(
+    ("shape", "aspect", "expected"),
+    [
+        ((1080, 1920), 1, (270, 480)),
+        ((960, 540), 1, (480, 270)),
+        ((480, 480), 1, (480, 480)),
+        ((100, 90), 1, (100, 90)),
+        ((99, 33), Fraction(4, 3), (74, 33)),
+        ((576, 720), Fraction(16, 15), (360, 480)),
+        ((100, 90), Fraction(1, 2), (100, 45)),
+        ((1, 3000), 1, (1, 480)),
+    ],
+)
+def test_a_gif_is_at_most_480_pixels_wide_and_high(
+    tmp_path: Path, shape: tuple[int, int], aspect: Fraction, expected: tuple[int, int]
+):
+    with VideoSink(tmp_path / "out.gif", pixel_aspect=aspect) as sink:
+        sink.write(np.full((*shape, 3), 100, np.uint8))
+        sink.write(np.full((7, 5, 3), 100, np.uint8), 0.2)
+    assert {frame.rgb.shape for frame in open_source(tmp_path / "out.gif")} == {(*expected, 3)}
+
+
+@pytest.mark.parametrize("fps", [5, 10, 12, 25, 29.97, 60])
+def test_a_gif_has_at_most_ten_pictures_a_second_and_lasts_as_long(tmp_path: Path, fps: float):
+    with VideoSink(tmp_path / "out.gif", fps) as sink:
+        for step in range(round(3 * fps)):
+            sink.write(blocks(step % 100, 24, 320), step / fps)
+    ticks = shown_ticks(tmp_path / "out.gif")
+    assert ticks[0] == 0
+    assert ticks[-1] == pytest.approx(300, abs=1)
+    periods = np.diff(ticks)
+    assert periods.min() >= 5
+    assert periods.max() <= 10 + round(100 / fps)
+    assert len(periods) in ((15,) if fps == 5 else (29, 30))
+
+
+def test_a_gif_keeps_uneven_times(tmp_path: Path):
+    """After a gap a picture may follow at half the usual distance, not the one after it."""
+    times = [3.0, 3.04, 3.21, 5.0, 5.05, 5.12, 8.0]
+    with VideoSink(tmp_path / "out.gif", 4) as sink:
+        for step, time_s in enumerate(times):
+            sink.write(blocks(step), time_s)
+    assert shown_ticks(tmp_path / "out.gif") == [0, 21, 200, 205, 500, 525]
+
+
+def test_a_gif_is_whole_or_not_there(tmp_path: Path):
+    path = tmp_path / "out.gif"
+    refused = pytest.raises(ZeroDivisionError)
+    with refused, VideoSink(path) as sink:
+        for step in range(3):
+            sink.write(blocks(step), 1 / (2 - step))
+    with pytest.raises(VideoError, match="got no frame"), VideoSink(path):
+        pass
+
+    def write() -> None:
+        with VideoSink(path, 10) as sink:
+            for seed in range(8):
+                sink.write(noise(121, 161, seed))
+
+    for limit in (100_000, 300_000):  # the waiting pictures do not fit; they do, the file does not
+        with (
+            pytest.raises(VideoError, match=r"out\.gif: cannot be written: got 'File too large'"),
+            limited_files(limit),
+        ):
+            write()
+        assert left_in(tmp_path) == []
+    write()
+    assert left_in(tmp_path) == ["out.gif"]
 
 
 # Whole or not there

@@ -93,6 +93,7 @@ def clip(tmp_path: Path) -> Path:
         ("clip.ts", "libx264", "yuv420p"),
         ("raw.h264", "libx264", "yuv420p"),
         ("clip.avi", "mpeg4", "yuv420p"),
+        ("reordered.avi", "libx264", "yuv420p"),
         ("clip.webm", "libvpx-vp9", "yuv420p"),
         ("a:colon.mp4", "libx264", "yuv420p"),
     ],
@@ -166,7 +167,8 @@ def test_a_concealed_picture_counts_as_unreadable(clip: Path):
 
 @pytest.mark.parametrize("share", [(0, 1), (0.005, 0.02), (0.4, 0.9)])
 @pytest.mark.parametrize(
-    ("name", "codec"), [("c.mp4", "libx264"), ("c.mp4", "libx265"), ("c.avi", "mpeg4"), ("c.mkv", "libx264")]
+    ("name", "codec"),
+    [("c.mp4", "libx264"), ("c.mp4", "libx265"), ("c.avi", "mpeg4"), ("c.avi", "libx264"), ("c.mkv", "libx264")],
 )
 def test_no_damage_to_a_picture_shifts_an_index(tmp_path: Path, name: str, codec: str, share: tuple[float, float]):
     """HEVC is the hard one: its decoder drops the rest of a group without a word."""

@@ -16,10 +16,10 @@ from sightline.files import NO_ROOM
 
 # verb -> (module:function, one line of help)
 VERBS = {
-    "track": ("sightline.cli.track:track", "Follow targets in a video or image folder."),
+    "track": ("sightline.cli.track:track", "Follow targets in a video, in images, from a camera or a stream."),
     "models": (
         "sightline.cli.models:models",
-        "List the models: published figures, terms, where the weights come from.",
+        "List the models, explain one, keep its weights: models, models NAME, models add NAME FILE.",
     ),
     "convert": (
         "sightline.cli.convert:convert",

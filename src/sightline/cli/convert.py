@@ -1,66 +1,82 @@
-"""`sightline convert`: an official weights file, checked tensor by tensor and rewritten as safetensors."""
+"""`sightline convert`: an official weights file, checked tensor by tensor and rewritten as safetensors; or the start of
+a training, made of an initialisation."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from sightline.building import checked_weights
 from sightline.errors import CheckpointError
-from sightline.loading import expected_shapes
+from sightline.runtime.store import sha256_of
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # in the file, but not parameters
 
 
 def convert(
-    official: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")],
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")],
+    official: Annotated[
+        tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE]", help_behavior_hint="")
+    ] = None,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = tyro.MISSING,
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
+    init: Annotated[str | None, tyro.conf.arg(metavar="FILE|none", help_behavior_hint="")] = None,
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
 ) -> None:
-    """Rewrite an official weights file as safetensors. Nothing that the file names is run or imported.
+    """Rewrite an official weights file as safetensors; with --init, write weights that a training starts from.
+
+    Nothing that a file names is run or imported.
 
     Args:
         official: Weights as released: OSTrack_ep0300.pth.tar, MobileViT_Track_ep0100.pth.tar.
         output: The safetensors file to write.
         model: Name of the model, as in `sightline models`; by default recognised from the tensors.
+        init: Start of --model: "none" for its own initialisation, or a file. OSTrack: a ViT-B/16 of MAE, DeiT or
+            AugReg with timm's names; mvt: MobileViT-S; sightline-nano: EfficientNet-Lite0; each also a tracker's file.
+        seed: Of what --init leaves to chance.
     """
-    from sightline.checkpoints import files
-    from sightline.checkpoints.official import check_against, recognise
-
-    if output.exists() and official.exists() and output.samefile(official):
+    if (official is None) == (init is None):
+        raise CheckpointError(
+            f"convert: got {'no file' if init is None else 'a file and --init'}; expected one of the two. Write: "
+            "sightline convert FILE -o OUT, or: sightline convert --init FILE|none --model NAME -o OUT"
+        )
+    source = official or Path(init or "")
+    if output.exists() and source.exists() and output.samefile(source):
         raise CheckpointError(
             f"cannot write weights {str(output)!r}: got the input itself; expected another file. Name another output."
         )
-    weights = files.read_weights(official)
-    known = recognise(weights.tensors)
-    if known and not known.model:
-        raise CheckpointError(
-            f"weights {official.name!r}: got {known.title}; expected a tracker's weights. {known.advice}"
-        )
-    if model:
-        name, note = model, ""
-    elif known:
-        name, note = known.model, f" ({known.note})" if known.note else ""
+    if official:
+        convert_official(official, output, model)
+    elif model:
+        write_start(model, str(init), output, seed)
     else:
-        first, tensor = next(iter(weights.tensors.items()))
-        raise CheckpointError(
-            f"weights {official.name!r}: got {len(weights.tensors)} tensors that look like no model's, first {first} "
-            f"{tensor.shape}; expected OSTrack's or MVT's. Name the model with --model."
-        )
-    check_against(weights.tensors, expected_shapes(name), source=official.name, model=name)
+        raise CheckpointError("convert --init: got no model; expected one. Name it with --model.")
 
-    with official.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    metadata = {
-        files.MODEL: name,
-        files.FORMAT_VERSION: files.OUR_FORMAT_VERSION,
-        files.SOURCE_NAME: official.name,
-        files.SOURCE_SHA256: sha256,
-    }
-    files.write_safetensors(output, weights.tensors, metadata)
 
-    parameters = sum(math.prod(t.shape) for key, t in weights.tensors.items() if not key.endswith(BUFFERS))
-    print(f"{output}: {name}{note}, {len(weights.tensors)} tensors, {parameters:,} parameters, source sha256 {sha256}")
+def convert_official(path: Path, output: Path, model: str | None) -> None:
+    from sightline.checkpoints.files import SOURCE_SHA256, write_safetensors
+
+    checked = checked_weights(path, model)
+    tensors = checked.weights.tensors
+    write_safetensors(output, tensors, checked.metadata)
+    parameters = sum(math.prod(t.shape) for key, t in tensors.items() if not key.endswith(BUFFERS))
+    note = f" ({checked.note})" if checked.note else ""
+    print(
+        f"{output}: {checked.name}{note}, {len(tensors)} tensors, {parameters:,} parameters, "
+        f"source sha256 {checked.metadata[SOURCE_SHA256]}"
+    )
+
+
+def write_start(name: str, init: str, output: Path, seed: int) -> None:
+    from sightline.checkpoints import files
+    from sightline.checkpoints.starts import NONE, SEED, START, start_model
+
+    start = start_model(name, init, seed=seed)
+    tensors = {key: value.numpy() for key, value in start.model.state_dict().items()}
+    metadata = {files.MODEL: name, files.FORMAT_VERSION: files.OUR_FORMAT_VERSION, START: start.title, SEED: str(seed)}
+    if init != NONE:
+        metadata |= {files.SOURCE_NAME: Path(init).name, files.SOURCE_SHA256: sha256_of(Path(init))}
+    files.write_safetensors(output, tensors, metadata)
+    print("\n  ".join([f"{output}: {name}, to be trained, from {start.title}", *start.notes]))

@@ -1,101 +1,136 @@
-"""`sightline track`: follow targets in a video or image folder."""
+"""`sightline track`: follow targets in a video, in images, from a camera or a stream."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 import tyro
 
+from sightline.cli.outputs import open_outputs
 from sightline.errors import GeometryError, VideoError
 from sightline.geometry.boxes import Box
-from sightline.imaging.draw import draw_targets
-from sightline.loading import load
-from sightline.results import box_row, mot_row, open_results
+from sightline.loading import load, parse_options
+from sightline.results import box_row, mot_row
 from sightline.runtime.stages import StageClock
-from sightline.tracking import follow
-from sightline.types import TrackResult
-from sightline.video.sink import VideoSink
-from sightline.video.source import Source, open_source
+from sightline.tracking import follow, pixels_of_first
+from sightline.types import Frame, TrackResult
+from sightline.video.source import IMAGE_SUFFIXES, Source, open_source
+
+PATH = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
 
 def track(
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")],
+    source: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE", help_behavior_hint="")],
     /,
     box: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="X,Y,W,H")] = (),
+    pick: tyro.conf.FlagCreatePairsOff[bool] = False,
     model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "sightline-nano",
     weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None,
+    settings: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=VALUE")
+    ] = (),
     backend: Literal["auto", "onnx", "torch"] = "auto",
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu",
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="VIDEO", help_behavior_hint="")] = None,
-    results: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    results: Annotated[Path | None, PATH] = None,
+    plot: Annotated[Path | None, PATH] = None,
+    contact_sheet: Annotated[Path | None, PATH] = None,
     start: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
+    max_frames: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None,
 ) -> int:
-    """Follow one or more targets; without -o and --results the boxes go to standard output, one row per frame.
+    """Follow one or more targets; without any output the boxes go to standard output, one row per frame.
 
     Args:
-        source: A video file, a folder of images, or a quoted glob ("frames/*.jpg").
+        source: A video file, a folder of images, images or a glob of them, the number of a camera (0), or the address
+            of a stream (rtsp://, http:// ...). Ctrl-C ends a camera or stream well: its files are complete.
         box: The target on the first frame, X,Y,W,H in pixels: top-left corner and size. Repeat for more targets.
-        model: A name from `sightline models`.
+            Without one, the first frame is left as a picture with rulers to read it off.
+        pick: Draw the boxes in a window.
+        model: A name from `sightline models`, or a .toml file that describes an ONNX model.
         weights: An official or converted weights file, or a folder made by `sightline export`.
+        settings: One of the settings that `sightline models NAME` lists, for example window=0.6. Repeat for more.
         backend: onnx needs no torch; auto takes onnx where graphs are at hand.
+        device: Of torch: cpu, cuda, cuda:1, mps.
         threads: Threads of the network; 0 leaves the choice to the back end.
-        output: Video to write (H.264 in .mp4) with boxes, ids and scores drawn.
-        results: Boxes to write: .txt (x,y,w,h rows; MOTChallenge rows for several targets) or .json (everything).
+        output: Video to write with boxes, ids and scores drawn: H.264 in .mp4, .mkv or .mov, or a small .gif.
+        results: Boxes to write: .csv, .json, .jsonl, .parquet, or .txt (x,y,w,h rows; MOTChallenge rows for several).
+        plot: Picture of score and presence over time: .png, .svg or .pdf.
+        contact_sheet: Picture of up to twelve frames of the run with their boxes: .png, .jpg or .webp.
         start: Index of the first frame to use; the boxes are those of that frame.
+        max_frames: Stop after so many frames.
     """
+    if not source:
+        raise VideoError("source: got none; expected a video, images, a camera's number or an address. Name one.")
+    if others := [name for name in source if Path(name).suffix.lower() not in IMAGE_SUFFIXES and len(source) > 1]:
+        raise VideoError(f"source: got {others[0]!r} among several; expected images. Name one video at a time.")
     boxes = [parse_box(text) for text in box]
-    if not boxes:
-        raise GeometryError(
-            "target box: got none; expected at least one. Pass --box X,Y,W,H in pixels of the first frame."
-        )
-    refuse_overwriting(source, output, results)
+    chosen = parse_options(model, settings)
+    refuse_overwriting(source, output, results, plot, contact_sheet)
+    if max_frames is not None and max_frames < 1:
+        raise VideoError(f"max-frames: got {max_frames}; expected at least 1. Leave it out to go to the end.")
     clock = StageClock()
     with ExitStack() as stack:
-        opened = stack.enter_context(open_source(source, start=start))
-        # The video ends before the results take their name: if its end finds no room, neither file is left.
-        rows = stack.enter_context(open_results(results, len(boxes))) if results else None
-        video = stack.enter_context(VideoSink(output, opened.fps)) if output else None
-        prints = not rows and not video
+        opened = stack.enter_context(
+            open_source(source[0] if len(source) == 1 else [Path(path) for path in source], start=start)
+        )
+        begun = None
+        if not boxes:
+            reading = iter(opened)
+            first = next(reading, None)
+            boxes = choose_boxes(first, opened, pick)
+            # What is live goes on from the frame that was drawn on; a file is read again, ahead of the tracker.
+            begun = chain([first], reading) if first and opened.is_live else None
+        outputs = stack.enter_context(
+            open_outputs(opened, len(boxes), clock, video=output, results=results, plot=plot, sheet=contact_sheet)
+        )
         # Last, since it may take a minute that a mistyped name should not cost.
-        tracker = load(model, weights=weights, backend=backend, threads=threads)
-        advance = stack.enter_context(progress(opened, start, prints))
+        tracker = load(model, weights=weights, backend=backend, device=device, threads=threads, **chosen)
+        written = [path for path in (output, results, plot, contact_sheet) if path]
+        prints = output is None and results is None
+        frames = stack.enter_context(closing(follow(tracker, opened, boxes, clock, begun)))
+        advance = stack.enter_context(progress(opened, start, max_frames, prints))
+        stack.enter_context(interrupted_well(opened))
         began = time.perf_counter()
-        count = unreadable = 0
-        for frame, found in follow(tracker, opened, boxes, clock):
+        count = unreadable = uncertain = 0
+        for frame, found in islice(frames, max_frames):
             count += 1
             if frame.error:
                 unreadable += 1
                 print(f"warning: {frame.error}", file=sys.stderr)
-            if rows:
-                rows.write(found)
-            if video and frame.rgb is not None:
-                with clock.stage("draw"):
-                    picture = draw_targets(frame.rgb, found)
-                with clock.stage("encode"):
-                    video.write(picture, frame.time_s)
+            uncertain += any(result.presence != "tracked" for result in found)
+            outputs.write(frame, found)
             if prints:
                 print_rows(found)
             advance()
         seconds = time.perf_counter() - began
-        if rows:
-            rows.close(
-                {
-                    "model": model,
-                    "source": source,
-                    "num_frames": count,
-                    "num_unreadable": unreadable,
-                    "frames_per_second": round(count / seconds, 2),
-                    "stages_ms": clock.summary(),
-                }
-            )
-    if output or results:
-        where = " and ".join(str(path) for path in (output, results) if path)
-        print(f"{count} frames, {count / seconds:.1f} frames/s: {where}")
+        summary = {
+            "model": model,
+            "source": opened.name,
+            "num_frames": count,
+            "num_unreadable": unreadable,
+            "num_uncertain": uncertain,
+            "num_dropped": opened.num_dropped,
+            "num_reconnects": opened.num_reconnects,
+            "frames_per_second": round(count / seconds, 2),
+            "stages_ms": clock.summary(),
+        }
+        outputs.finish(summary, getattr(getattr(tracker, "config", None), "tracked_from", None))
+    if written:
+        told = {"uncertain": uncertain, "dropped": opened.num_dropped, "reconnects": opened.num_reconnects}
+        counts = [
+            f"{count} frames",
+            f"{count / seconds:.1f} frames/s",
+            *(f"{n} {what}" for what, n in told.items() if n),
+        ]
+        print(f"{', '.join(counts)}: {' and '.join(map(str, written))}")
     return 0
 
 
@@ -110,13 +145,59 @@ def parse_box(text: str) -> Box:
     return x, y, w, h
 
 
-def refuse_overwriting(source: str, *outputs: Path | None) -> None:
-    """`VideoError` when an output is the source itself, or two outputs are one file."""
+def choose_boxes(first: Frame | None, source: Source, pick: bool) -> list[Box]:
+    """The boxes that a person draws on the first frame; without `pick` a picture of it with rulers, and a sentence."""
+    rgb = pixels_of_first(first, source)
+    if pick:
+        from sightline.cli.pick import pick_boxes
+
+        return pick_boxes(rgb, source.name)
+    from sightline.imaging.sheet import first_frame_sheet, write_image
+
+    height, width = rgb.shape[:2]
+    title = Path(source.name).name or "stream"
+    picture = Path(f"{safe_name(title)}-first-frame.png")
+    write_image(picture, first_frame_sheet(rgb, f"{title}, first frame, {width} x {height}"))
+    raise GeometryError(
+        f"target box: got none; expected at least one. Read the target's left, top, width and height in pixels off "
+        f"{picture}, then add --box X,Y,W,H (or draw it: --pick)."
+    )
+
+
+def safe_name(title: str) -> str:
+    """A file name of the letters, digits, dots and dashes of `title`, without the suffix of a video."""
+    stem = Path(title).stem if Path(title).suffix else title
+    return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in stem).strip("-.") or "source"
+
+
+def refuse_overwriting(sources: Sequence[str], *outputs: Path | None) -> None:
+    """`VideoError` when an output is a source itself, or two outputs are one file."""
     paths = [path.resolve() for path in outputs if path]
-    if Path(source).resolve() in paths:
-        raise VideoError(f"output: got the name of the source, {source}; expected another. Choose another name.")
-    if len(set(paths)) < len(paths):
-        raise VideoError(f"output: got {outputs[0]} for the video and the results; expected two names. Change one.")
+    for source in sources:
+        if Path(source).resolve() in paths:
+            raise VideoError(f"output: got the name of the source, {source}; expected another. Choose another name.")
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise VideoError(f"output: got {twice.name} for two outputs; expected two names. Change one.")
+
+
+@contextmanager
+def interrupted_well(source: Source) -> Iterator[None]:
+    """Ctrl-C, or being terminated, ends what is live as its own end would; asked a second time, at once."""
+    if not source.is_live:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        if source.is_stopping:
+            raise KeyboardInterrupt
+        source.is_stopping = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_rows(results: Sequence[TrackResult]) -> None:
@@ -134,7 +215,7 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(source: Source, start: int, prints: bool) -> Iterator[Advance]:
+def progress(source: Source, start: int, max_frames: int | None, prints: bool) -> Iterator[Advance]:
     """A bar with frame rate and time left on standard error, if that is a terminal and shows no printed rows."""
     if not sys.stderr.isatty() or (prints and sys.stdout.isatty()):
         yield lambda: None
@@ -151,7 +232,8 @@ def progress(source: Source, start: int, prints: bool) -> Iterator[Advance]:
     )
     # Rows on their way into a file or pipe must not be redirected to the console, as rich does unless told.
     with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        total = None if source.num_frames is None else max(0, source.num_frames - start)
+        known = [] if source.num_frames is None else [max(0, source.num_frames - start)]
+        total = min([*known, *([max_frames] if max_frames else [])], default=None)
         task = bar.add_task(Path(source.name).name, total=total, rate="")
         began, done = time.perf_counter(), 0
 

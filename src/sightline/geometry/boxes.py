@@ -79,6 +79,23 @@ def check_four_numbers(box: ArrayLike, name: str = "xywh") -> Box:
     return a, b, c, d
 
 
+def one_box(xywh: ArrayLike | None, xyxy: ArrayLike | None, cxcywh: ArrayLike | None) -> Box:
+    """The `xywh` of a box that was given in exactly one of three formats, float pixels.
+
+    Raises `GeometryError` for none or several, and for anything but four finite numbers.
+    """
+    given = {"xywh": xywh, "xyxy": xyxy, "cxcywh": cxcywh}
+    named = [(name, box) for name, box in given.items() if box is not None]
+    if len(named) != 1:
+        raise GeometryError(f"target box: got {len(named)} boxes; expected one of xywh=, xyxy=, cxcywh=. Pass one.")
+    name, numbers = named[0]
+    four = check_four_numbers(numbers, name)
+    if name == "xywh":
+        return four
+    x, y, w, h = (xyxy_to_xywh if name == "xyxy" else cxcywh_to_xywh)(four).tolist()
+    return x, y, w, h
+
+
 def check_target_box(xywh: ArrayLike, height: int, width: int) -> Box:
     """The box a person gave for a target, or a sentence: finite, with an area, at least partly in the frame.
 

@@ -41,7 +41,8 @@ def draw_targets(rgb: Image, targets: Iterable[TrackResult]) -> Image:
     """A copy of the frame, (H, W, 3) uint8 RGB, with each target's box and a label of its id and score.
 
     Boxes are in pixels of this frame and clipped to it; a box that is nan or wholly outside is left out, a score that
-    is nan is not written. Labels stay inside the picture and, while there is room, off each other.
+    is nan is not written. A target that is not `tracked` has a dashed box and a question mark behind its id. Labels
+    stay inside the picture and, while there is room, off each other.
     """
     picture = rgb.copy()
     height, width = rgb.shape[:2]
@@ -52,15 +53,43 @@ def draw_targets(rgb: Image, targets: Iterable[TrackResult]) -> Image:
     rim_px = 1 if line_px > 1 else 0  # keeps the colour apart from a ground of the same colour
     for target, (left, top, right, bottom) in boxes:
         corners = (left, top), (right - 1, bottom - 1)
+        draw = cv2.rectangle if target.presence == "tracked" else _draw_dashes
         if rim_px:
-            cv2.rectangle(picture, *corners, BLACK, line_px + 2 * rim_px)
-        cv2.rectangle(picture, *corners, colour_of(target.target_id), line_px)
+            draw(picture, *corners, BLACK, line_px + 2 * rim_px)
+        draw(picture, *corners, colour_of(target.target_id), line_px)
     taken: list[Corners] = []  # labels come after all boxes, so that no line runs through one
     for target, (left, top, right, bottom) in boxes:
         out_px = line_px // 2 + rim_px
         outline = max(0, left - out_px), max(0, top - out_px), min(width, right + out_px), min(height, bottom + out_px)
         taken.append(_draw_label(picture, target, outline, text_scale, taken))
     return picture
+
+
+def _draw_dashes(
+    picture: Image, corner: tuple[int, int], opposite: tuple[int, int], colour: tuple[int, int, int], line_px: int
+) -> None:
+    """A rectangle as `cv2.rectangle` draws it, in dashes that do not move with `line_px`, whole at the corners."""
+    (left, top), (right, bottom) = corner, opposite
+    period_px = max(8.0, math.sqrt(picture.shape[0] * picture.shape[1]) / 24)
+    before_px, after_px = line_px // 2, line_px - line_px // 2
+
+    def fill(x1: int, y1: int, x2: int, y2: int) -> None:
+        picture[max(0, y1 - before_px) : y2 + after_px, max(0, x1 - before_px) : x2 + after_px] = colour
+
+    for x1, x2 in _dashes(left, right, period_px):
+        fill(x1, top, x2, top)
+        fill(x1, bottom, x2, bottom)
+    for y1, y2 in _dashes(top, bottom, period_px):
+        fill(left, y1, left, y2)
+        fill(right, y1, right, y2)
+
+
+def _dashes(first: int, last: int, period_px: float) -> list[tuple[int, int]]:
+    """Ends of dashes from `first` to `last`, two at least; two fifths dash, for a line's width makes them longer."""
+    count = max(2, round((last - first) / period_px + 0.6))
+    unit_px = (last - first) / (10 * count - 6)
+    starts = [first + 10 * i * unit_px for i in range(count)]
+    return [(round(start), round(start + 4 * unit_px)) for start in starts]
 
 
 def _clip(xyxy: tuple[float, float, float, float], width: int, height: int) -> Corners | None:
@@ -74,7 +103,7 @@ def _clip(xyxy: tuple[float, float, float, float], width: int, height: int) -> C
 
 def _draw_label(picture: Image, target: TrackResult, box: Corners, text_scale: float, taken: list[Corners]) -> Corners:
     """Draw the label where it is inside the picture and hides no other, above the box if it can. Returns its place."""
-    text = f"#{target.target_id}"
+    text = f"#{target.target_id}" + ("" if target.presence == "tracked" else " ?")
     if picture.shape[1] >= 160 and not math.isnan(target.score):  # a narrower picture would be all labels
         text += f"  {target.score:.2f}"
     weight = max(1, round(1.5 * text_scale))

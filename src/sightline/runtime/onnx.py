@@ -32,15 +32,6 @@ class OnnxSession:
     """
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
-        import onnxruntime as ort  # heavy: only who runs a network pays
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Threads that spin inside a call answer sooner: 2.9 against 3.9 ms a step of sightline-nano on two. They must
-        # stop with it: spinning on between frames takes the cores that decode and encode, a fifth of the rate with -o.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads else "0")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._sessions = {}
         described = []
         for graph in GRAPHS:
@@ -50,13 +41,7 @@ class OnnxSession:
                     f"exported model {folder}: got no {graph}.onnx; expected encode.onnx and track.onnx. "
                     "Run: sightline export NAME --weights FILE -o DIR"
                 )
-            try:
-                session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # ONNX Runtime has no public base class of its errors
-                raise CheckpointError(
-                    f"{path}: {first_line(error)}; expected an ONNX file. Export it again."
-                ) from error
-            self._sessions[graph] = session
+            session = self._sessions[graph] = open_graph(path, threads, "Export it again.")
             described.append(read_metadata(session.get_modelmeta().custom_metadata_map, path))
         if described[0] != described[1]:
             raise CheckpointError(f"exported model {folder}: its two files differ in metadata. Export it again.")
@@ -66,19 +51,40 @@ class OnnxSession:
         return tuple(node.name for node in self._session(graph).get_inputs())
 
     def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
-        session = self._session(graph)
-        names = [node.name for node in session.get_outputs()]
-        try:
-            return dict(zip(names, session.run(names, dict(arrays)), strict=True))
-        except Exception as error:
-            shapes = {name: np.shape(value) for name, value in arrays.items()}
-            expected = {node.name: node.shape for node in session.get_inputs()}
-            raise ProtocolError(f"graph {graph!r}: got {shapes}; expected {expected}. {first_line(error)}") from error
+        return run_graph(self._session(graph), graph, arrays)
 
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
             raise ProtocolError(f"session: got graph {graph!r}; expected one of {GRAPHS}. Name one of them.")
         return self._sessions[graph]
+
+
+def open_graph(path: Path, threads: int, cure: str) -> Any:
+    """The `InferenceSession` of a file on the CPU; `threads` as for `OnnxSession`. `CheckpointError` ends in `cure`."""
+    import onnxruntime as ort  # heavy: only who runs a network pays
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that spin inside a call answer sooner: 2.9 against 3.9 ms a step of sightline-nano on two. They must
+    # stop with it: spinning on between frames takes the cores that decode and encode, a fifth of the rate with -o.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no public base class of its errors
+        raise CheckpointError(f"{path}: {first_line(error)}; expected an ONNX file. {cure}") from error
+
+
+def run_graph(session: Any, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
+    """All outputs of an `InferenceSession` by name; `ProtocolError` calls it `graph`."""
+    names = [node.name for node in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, dict(arrays)), strict=True))
+    except Exception as error:
+        shapes = {name: np.shape(value) for name, value in arrays.items()}
+        expected = {node.name: node.shape for node in session.get_inputs()}
+        raise ProtocolError(f"graph {graph!r}: got {shapes}; expected {expected}. {first_line(error)}") from error
 
 
 def read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:

@@ -16,14 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sightline.errors import GeometryError, ProtocolError
-from sightline.geometry.boxes import (
-    Box,
-    check_four_numbers,
-    check_target_box,
-    clip_xywh,
-    cxcywh_to_xywh,
-    xyxy_to_xywh,
-)
+from sightline.geometry.boxes import Box, check_target_box, clip_xywh, one_box
 from sightline.geometry.codecs import decode_centre
 from sightline.geometry.crops import CropRegion, exact_region, snapped_region
 from sightline.geometry.masks import template_token_mask
@@ -106,7 +99,19 @@ class TemplateSearchConfig:
         tupled: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
-        return cls(**tupled)
+        try:
+            config = cls(**tupled)
+            numbers = np.array([config.mean, config.std], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ProtocolError(
+                f"tracker config: got {values}; expected numbers, and three in mean and std."
+            ) from error
+        if numbers.shape != (2, 3) or not np.isfinite(numbers).all() or not numbers[1].all():
+            raise ProtocolError(
+                f"tracker config: got mean={config.mean}, std={config.std}; expected three finite numbers each, and "
+                "none of std 0."
+            )
+        return config
 
 
 class TemplateSearchTracker:
@@ -132,15 +137,9 @@ class TemplateSearchTracker:
         Costs one pass of the template through the network. Raises `GeometryError` for a box without area, not finite
         or fully outside; a box partly outside is legal and kept as given.
         """
-        given = {"xywh": xywh, "xyxy": xyxy, "cxcywh": cxcywh}
-        named = [(name, box) for name, box in given.items() if box is not None]
-        if len(named) != 1:
-            raise GeometryError(f"target box: got {len(named)} boxes; expected one of xywh=, xyxy=, cxcywh=. Pass one.")
-        name, numbers = named[0]
-        four = check_four_numbers(numbers, name)
-        as_xywh: dict[str, ArrayLike] = {"xywh": four, "xyxy": xyxy_to_xywh(four), "cxcywh": cxcywh_to_xywh(four)}
+        given = one_box(xywh, xyxy, cxcywh)
         check_frame(frame)
-        box = check_target_box(as_xywh[name], *frame.shape[:2])
+        box = check_target_box(given, *frame.shape[:2])
         config = self.config
         region = self._region(box, config.template_factor, config.template_px)
         inputs = {"template": self._pixels(frame, region)[None]}

@@ -1,14 +1,19 @@
 """The one table of all models: name -> entry. A new model is a row here; no logic is edited.
 
-Paths in `model` and `preset` are resolved late, so that reading the table never loads torch.
+Paths in `model` and `preset` are resolved late, so that reading the table never loads torch. What the torch network
+knows as well (sizes, defaults, counts) is compared with it in tests/contracts/test_zoo.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any, Literal
 
+from sightline.errors import UnknownModel
+from sightline.trackers.opencv import OPENCV
 from sightline.trackers.template_search import TemplateSearchConfig
 
 UNIT_MEAN = (0.0, 0.0, 0.0)
@@ -19,33 +24,88 @@ NANO_STD = (128 / 255,) * 3
 TRACKING_DATA = "LaSOT, GOT-10k, COCO, TrackingNet"
 
 
+def fixed(**values: Any) -> Mapping[str, Any]:
+    """A mapping that nobody changes."""
+    return MappingProxyType(values)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a network's config that may be chosen with any weights: its type, its value in the preset, and what it
+    means."""
+
+    kind: Any
+    default: Any
+    meaning: str
+
+
 @dataclass(frozen=True)
 class Entry:
-    """One model. `model` and `preset` are `module:name` of the torch network and its config; `options` are fields of
-    that config which may be chosen at run time, with any weights of this model. `published` are figures of its paper,
-    by benchmark; `licence` the terms of the weights."""
+    """One model.
+
+    model, preset: `module:name` of the torch network and of its config; empty for a model that is an ONNX file alone.
+    sidecar: file in the package's `weights` that says how to run such a file.
+    options: fields of the network's config which may be chosen at run time, with any weights of this model.
+    licence, trained_on: the terms of the weights, and their data. official_page, official_file: where the authors
+    publish them, and under which name; `bundled` names those inside the package.
+    parameters: how many numbers are learnt, by part of the network: the first word of their names.
+    gmac: billions of multiply-accumulates on every frame, for one target, every product counted; gmac_template: those
+    that run once for each target.
+    published: figures of the paper, percent; measured: figures of the weights at hand here, fractions of 1.
+    """
 
     title: str
-    model: str
-    preset: str
     tracker: TemplateSearchConfig
     page: str
     licence: str
     trained_on: str
+    official_page: str
+    parameters: Mapping[str, int]
+    gmac: float
+    gmac_template: float
+    model: str = ""
+    preset: str = ""
+    sidecar: str = ""
     official_file: str = ""
     bundled: str = ""
-    options: tuple[str, ...] = ()
-    published: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Option] = field(default_factory=fixed)
+    published: Mapping[str, float] = field(default_factory=fixed)
+    measured: Mapping[str, float] = field(default_factory=fixed)
 
     @property
     def notice(self) -> str:
         """The rights in the weights, as an exported file carries them."""
         return f"terms: {self.licence}; trained on {self.trained_on}"
 
+    @property
+    def num_parameters(self) -> int:
+        return sum(self.parameters.values())
+
+    @property
+    def size_mb(self) -> float:
+        """Of the parameters in float32, in millions of bytes."""
+        return 4e-6 * self.num_parameters
+
 
 OSTRACK_256 = TemplateSearchConfig(template_px=128, search_px=256)
 OSTRACK_384 = TemplateSearchConfig(template_px=192, search_px=384, search_factor=5.0)
-ELIMINATION = ("ce_layers", "ce_keep_ratios", "ce_template_tokens")
+GMAC = {(256, False): 30.874, (256, True): 22.602, (384, False): 74.774, (384, True): 54.000}  # side, elimination
+
+
+def _elimination(layers: tuple[int, ...]) -> Mapping[str, Option]:
+    return fixed(
+        ce_layers=Option(
+            tuple[int, ...], layers, "blocks, counted from 0, that eliminate candidates; none: no elimination"
+        ),
+        ce_keep_ratios=Option(
+            float | tuple[float, ...],
+            0.7,
+            "share of the living search tokens that each of them keeps: one, or one each",
+        ),
+        ce_template_tokens=Option(
+            Literal["centre", "2x2", "box", "all"], "centre", "template tokens whose attention ranks the candidates"
+        ),
+    )
 
 
 def _ostrack(side: int, *, ce: bool, got10k: bool = False, published: Mapping[str, float]) -> Entry:
@@ -60,16 +120,20 @@ def _ostrack(side: int, *, ce: bool, got10k: bool = False, published: Mapping[st
         page="docs/models/ostrack.md",
         licence="code MIT; starts from MAE weights, CC BY-NC 4.0",
         trained_on="GOT-10k" if got10k else TRACKING_DATA,
+        official_page="https://github.com/botaoye/OSTrack",
         official_file=f"{stem}/OSTrack_ep{epochs:04d}.pth.tar",
-        options=ELIMINATION,
-        published=MappingProxyType(dict(published)),
+        parameters=fixed(backbone=86_044_416 if side == 256 else 86_351_616, box_head=6_474_117),
+        gmac=GMAC[side, ce],
+        gmac_template=0.038 if side == 256 else 0.085,
+        options=_elimination((3, 6, 9) if ce else ()),
+        published=published,
     )
 
 
 ZOO: Mapping[str, Entry] = MappingProxyType(
     {
         "sightline-nano": Entry(
-            title="sightline-nano, 1.6 M parameters, for one or two CPU cores",
+            title="sightline-nano, made here for one or two CPU cores",
             model="sightline.models.nano:Nano",
             preset="sightline.models.nano:NANO",
             tracker=TemplateSearchConfig(
@@ -78,14 +142,37 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
             page="docs/models/nano.md",
             licence="some of the data is for research only, see WEIGHTS.md",
             trained_on="parts of OTB-100, VOT, UAV123, TinyTLP, DAVIS, COCO, Tiny ImageNet, FOD-A and others",
+            official_page="",
             bundled="sightline-nano",
+            parameters=fixed(
+                backbone=700_768,
+                project=14_464,
+                template_position=4_608,
+                search_position=18_432,
+                layers=397_440,
+                norm=256,
+                correlation=4_160,
+                score_head=221_569,
+                box_head=221_764,
+            ),
+            gmac=0.342,
+            gmac_template=0.045,
+            measured=MappingProxyType({"validation AUC": 0.697}),
         ),
-        "ostrack-256": _ostrack(256, ce=False, published={"LaSOT AUC": 68.7, "TrackingNet AUC": 82.9}),
-        "ostrack-256-ce": _ostrack(256, ce=True, published={"LaSOT AUC": 69.1, "TrackingNet AUC": 83.1}),
-        "ostrack-256-ce-got10k": _ostrack(256, ce=True, got10k=True, published={"GOT-10k AO": 71.0}),
-        "ostrack-384": _ostrack(384, ce=False, published={"LaSOT AUC": 71.0, "TrackingNet AUC": 83.5}),
-        "ostrack-384-ce": _ostrack(384, ce=True, published={"LaSOT AUC": 71.1, "TrackingNet AUC": 83.9}),
-        "ostrack-384-ce-got10k": _ostrack(384, ce=True, got10k=True, published={"GOT-10k AO": 73.7}),
+        "ostrack-256": _ostrack(
+            256, ce=False, published=MappingProxyType({"LaSOT AUC": 68.7, "TrackingNet AUC": 82.9})
+        ),
+        "ostrack-256-ce": _ostrack(
+            256, ce=True, published=MappingProxyType({"LaSOT AUC": 69.1, "TrackingNet AUC": 83.1})
+        ),
+        "ostrack-256-ce-got10k": _ostrack(256, ce=True, got10k=True, published=MappingProxyType({"GOT-10k AO": 71.0})),
+        "ostrack-384": _ostrack(
+            384, ce=False, published=MappingProxyType({"LaSOT AUC": 71.0, "TrackingNet AUC": 83.5})
+        ),
+        "ostrack-384-ce": _ostrack(
+            384, ce=True, published=MappingProxyType({"LaSOT AUC": 71.1, "TrackingNet AUC": 83.9})
+        ),
+        "ostrack-384-ce-got10k": _ostrack(384, ce=True, got10k=True, published=MappingProxyType({"GOT-10k AO": 73.7})),
         "mvt": Entry(
             title="MVT, Mobile Vision Transformer tracker",
             model="sightline.models.mvt:MVT",
@@ -94,9 +181,54 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
             page="docs/models/mvt.md",
             licence="none stated; starts from Apple's MobileViT-S",
             trained_on="GOT-10k",
+            official_page="https://github.com/goutamyg/MVT",
             official_file="mobilevit_256_128x1_got10k_ep100_cosine_annealing/MobileViT_Track_ep0100.pth.tar",
-            options=("fusion",),
+            parameters=fixed(backbone=2_519_760, neck=512, feature_fusor=24_960, box_head=2_935_173),
+            gmac=2.987,
+            gmac_template=0.115,
+            options=fixed(
+                fusion=Option(
+                    bool, True, "relate template and search region inside the backbone, not only in the correlation"
+                )
+            ),
             published=MappingProxyType({"LaSOT AUC": 55.3, "TrackingNet AUC": 74.8, "GOT-10k AO": 63.3}),
+        ),
+        "vittrack": Entry(
+            title="VitTrack of the OpenCV zoo, an ONNX file of 0.8 MB",
+            sidecar="vittrack.toml",
+            tracker=OSTRACK_256,
+            page="docs/models/onnx.md",
+            licence="Apache-2.0",
+            trained_on="not stated",
+            official_page="https://github.com/opencv/opencv_zoo/tree/main/models/object_tracking_vittrack",
+            official_file="vitTracker.onnx",
+            parameters=fixed(
+                patch_embed=13_860, pos_embed_z=3_072, pos_embed_x=12_288, blocks=84_816, norm=96, box_head=59_821
+            ),
+            gmac=0.085,  # the template's stem included: one graph takes both images
+            gmac_template=0.0,
+            published=MappingProxyType({"LaSOT AUC": 48.6}),
+            measured=MappingProxyType({"validation AUC": 0.711}),
         ),
     }
 )
+
+
+def entry_of(name: str) -> Entry:
+    """The row of that name; else `UnknownModel`, which names the nearest one, OpenCV's trackers included."""
+    if name in OPENCV:
+        raise UnknownModel(
+            f"model: got {name!r}, a tracker of OpenCV's own; expected one with a network of ours: {', '.join(ZOO)}. "
+            f"Only 'sightline track' and 'sightline models {name}' know it."
+        )
+    if name not in ZOO:
+        known = (*ZOO, *OPENCV)
+        raise UnknownModel(f"model: got {name!r}; expected one of {', '.join(known)}.{nearest(name, known)}")
+    return ZOO[name]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or nothing."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1) or [known for known in names if name and name in known]
+    return f" Did you mean {close[0]!r}?" if close else ""

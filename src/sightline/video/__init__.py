@@ -1,1 +1,1 @@
-"""Frames in and frames out: videos, image folders and arrays as one kind of source, H.264 files as the sink."""
+"""Frames in and frames out: videos, images, arrays, cameras and streams as one kind of source; H.264 and GIF out."""

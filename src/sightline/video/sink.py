@@ -1,4 +1,4 @@
-"""Frames to an H.264 file that any player opens, whole or not there at all."""
+"""Frames to an H.264 file that any player opens, or to a GIF; whole or not there at all."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from sightline.errors import VideoError
 from sightline.files import atomic_path
 from sightline.imaging.frames import to_rgb
+from sightline.video.gif import GifFile
+from sightline.video.sound import Sound, open_sound
 
 __all__ = ["VideoSink"]
 
-SUFFIXES = (".m4v", ".mkv", ".mov", ".mp4")
+SUFFIXES = (".gif", ".m4v", ".mkv", ".mov", ".mp4")
 TICK = Fraction(1, 90_000)  # s; divides the periods of all usual frame rates, 30000/1001 among them
 BT709 = 1  # the number of BT.709 in H.264's tables of matrix, primaries and transfer curve
 LIMITED_RANGE = 1  # luma 16 to 235, in FFmpeg's numbering
@@ -34,11 +36,29 @@ class VideoSink:
     a full disk or a block without a frame leaves nothing, and what stood there before stays. Raises `VideoError` for
     an unknown suffix at once, for a folder that cannot be written on entry, for a failed write as soon as it is known.
 
-    `fps` is used for frames written without a time (25 where the source has none). `crf` and `preset` are x264's:
-    quality from 0 to 51, lower is better and larger; "veryfast" takes a few milliseconds at 640 x 360 pixels.
+    `fps` is used for frames written without a time (25 where the source has none). `sound` is a video whose audio is
+    written too, beginning with the first frame written and ending with the last, in time as long as frames are written
+    with their source's times; packets are copied, or encoded as AAC where the container or its players do not know
+    their codec. Where it cannot be read, a warning in the log says so and the pictures are written without.
+    `pixel_aspect` is the width of a pixel over its height. Pass `Source.sound` and `Source.pixel_aspect` to keep what a
+    source has. `crf` and `preset` are x264's: quality from 0 to 51, lower is better and larger; "veryfast" takes a few
+    milliseconds at 640 x 360 pixels.
+
+    A path that ends in ".gif" becomes an animated GIF without sound that plays for ever, scaled down to at most 480
+    pixels wide or high and thinned to at most ten frames a second: 0.1 to 1 MB per second of film. Ending the block
+    takes some ten milliseconds per frame then.
     """
 
-    def __init__(self, path: str | Path, fps: float | None = None, *, crf: int = 20, preset: str = "veryfast") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        fps: float | None = None,
+        *,
+        sound: str | Path | None = None,
+        pixel_aspect: Fraction | float = 1,
+        crf: int = 20,
+        preset: str = "veryfast",
+    ) -> None:
         self.path = Path(path)
         self.num_frames = 0
         if self.path.suffix.lower() not in SUFFIXES:
@@ -47,9 +67,11 @@ class VideoSink:
         if fps is not None and not 0 < fps <= 1000:
             raise VideoError(f"{path}: got {fps} frames per second; expected 0 < fps <= 1000. Pass the source's rate.")
         self._fps = Fraction(fps or 25).limit_denominator(1001)
+        self._sound = sound
+        self._pixel_aspect = Fraction(pixel_aspect).limit_denominator(1000)
         self._options = {"crf": str(crf), "preset": preset}
         self._last_tick = -1
-        self._container: av.container.OutputContainer | None = None
+        self._file: _FilmFile | GifFile | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -71,60 +93,98 @@ class VideoSink:
         """
         rgb = to_rgb(rgb)
         try:
-            if self._container is None:
-                self._open(rgb.shape[0], rgb.shape[1], time_s or 0.0)
-            assert self._container is not None
+            if self._file is None:
+                self._canvas = rgb.shape[0], rgb.shape[1]
+                self._first_s = time_s or 0.0
+                self._file = self._open(*self._canvas)
             since_s = self.num_frames / self._fps if time_s is None else Fraction(time_s - self._first_s)
             self._last_tick = max(round(since_s / TICK), self._last_tick + 1)
-            picture = av.VideoFrame.from_ndarray(_pad_even(_fit(rgb, *self._canvas)), format="rgb24")
-            picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            picture.pts, picture.time_base = self._last_tick, TICK
-            self._container.mux(self._stream.encode(picture))
+            self._file.write(_fit(rgb, *self._canvas), self._last_tick * TICK)
         except av.FFmpegError as error:
             raise self._failure(error) from error
         self.num_frames += 1
 
-    def _open(self, height: int, width: int, first_s: float) -> None:
-        self._canvas = height, width
-        self._first_s = first_s
-        is_matroska = self.path.suffix.lower() == ".mkv"
-        container_options = {} if is_matroska else {"movflags": "+faststart"}
-        self._container = av.open(f"file:{self._partial}", "w", options=container_options)
+    def _open(self, height: int, width: int) -> _FilmFile | GifFile:
+        if self.path.suffix.lower() == ".gif":
+            return GifFile(self._partial, height, width, self._pixel_aspect)
         try:
-            self._stream = self._container.add_stream("libx264", rate=self._fps, options=self._options)
+            film = _FilmFile(self._partial, height, width, self._fps, self._pixel_aspect, self._options)
         except UnknownCodecError as error:
             raise VideoError(
                 f"{self.path}: got a PyAV without the encoder libx264; expected one with it. "
                 "Run: pip install --force-reinstall av"
             ) from error
-        self._stream.height, self._stream.width = height + height % 2, width + width % 2
-        self._stream.pix_fmt = "yuv420p"
-        context = self._stream.codec_context
-        context.time_base = TICK
-        context.color_range = LIMITED_RANGE
-        context.colorspace = context.color_primaries = context.color_trc = BT709
+        if self._sound is not None:
+            film.add_sound(self._sound, self._first_s)
+        return film
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write what the encoder still holds and the index; after an exception only let go of the file."""
-        if self._container is None:
+        """Write what is still held back and the index; after an exception only let go of the file."""
+        if self._file is None:
             if kind is None:
                 raise VideoError(f"{self.path}: got no frame; expected at least one. Nothing was written.")
             return
         try:
             if kind is None:
-                self._container.mux(self._stream.encode())
-                self._container.close()
+                self._file.finish(self._last_tick * TICK + 1 / self._fps)
         except av.FFmpegError as error:
             raise self._failure(error) from error
         finally:
-            with suppress(av.FFmpegError):
-                self._container.close()
+            self._file.close()
 
     def _failure(self, error: av.FFmpegError) -> VideoError:
         return VideoError(
             f"{self.path}: cannot be written: got '{error.strerror}' at frame {self.num_frames}; expected room for the "
             "whole file and a size that H.264 allows. Free some space or write elsewhere."
         )
+
+
+class _FilmFile:
+    """H.264 pictures of one size, and the sound of another file beside them. Times in seconds, rising from 0."""
+
+    def __init__(
+        self, path: Path, height: int, width: int, fps: Fraction, pixel_aspect: Fraction, options: dict[str, str]
+    ) -> None:
+        is_matroska = path.suffix.lower() == ".mkv"
+        container_options = {} if is_matroska else {"movflags": "+faststart"}
+        self._container = av.open(f"file:{path}", "w", options=container_options)
+        self._sound: Sound | None = None
+        self._stream = self._container.add_stream("libx264", rate=fps, options=options)
+        self._stream.height, self._stream.width = height + height % 2, width + width % 2
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.time_base = TICK
+        context.sample_aspect_ratio = pixel_aspect
+        context.color_range = LIMITED_RANGE
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+
+    def add_sound(self, path: str | Path, begin_s: float) -> None:
+        """What is heard in `path` from `begin_s` on; before the first picture."""
+        self._sound = open_sound(path, begin_s, self._container)
+
+    def write(self, rgb: NDArray[np.uint8], time: Fraction) -> None:
+        picture = av.VideoFrame.from_ndarray(_pad_even(rgb), format="rgb24")
+        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        picture.pts, picture.time_base = round(time / TICK), TICK
+        self._container.mux(self._stream.encode(picture))
+        self._write_sound(time)
+
+    def _write_sound(self, until: Fraction) -> None:
+        if self._sound is not None:
+            for packet in self._sound.until(float(until)):
+                self._container.mux(packet)
+
+    def finish(self, end: Fraction) -> None:
+        """Write what the encoder still holds, the sound until `end`, and the index."""
+        self._container.mux(self._stream.encode())
+        self._write_sound(end)
+        self._container.close()
+
+    def close(self) -> None:
+        if self._sound is not None:
+            self._sound.close()
+        with suppress(av.FFmpegError):
+            self._container.close()
 
 
 def _fit(rgb: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Frame sources: a video file, a folder or glob of images, a list of paths, or arrays, all read the same way.
+"""Frame sources: a video, a folder or glob of images, paths, arrays, a camera or a stream, all read the same way.
 
     with open_source("clip.mp4", start=100) as source:
         for frame in decode_ahead(source):
@@ -10,31 +10,31 @@ Every frame of the source has its index, also one that cannot be read: that one 
 from __future__ import annotations
 
 import glob
-import heapq
-import logging
 import queue
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import av
-from av.container import InputContainer
-from av.stream import Disposition
 from numpy.typing import NDArray
 
 from sightline.errors import VideoError
 from sightline.imaging.frames import read_image, to_rgb
 from sightline.types import Frame
+from sightline.video.decode import is_turned, open_container, picture_to_rgb, pictures, video_stream
 
-__all__ = ["Source", "decode_ahead", "open_source"]
+__all__ = ["Source", "decode_ahead", "open_source", "open_video"]
 
 IMAGE_SUFFIXES = (".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+STREAMS = ("http", "https", "rtmp", "rtsp", "rtsps", "srt", "tcp", "udp")
 
 T = TypeVar("T")
-log = logging.getLogger("sightline")
 
 
 @dataclass
@@ -44,7 +44,10 @@ class Source:
     `num_frames` counts the whole source, whatever the start; for images and arrays it is exact, for a video it is what
     the container says (`is_count_exact` False), and None is unknown. `fps` is None where the source has no clock.
     `is_live`: a camera or stream, which does not wait: frames that come while nobody asks are dropped and counted in
-    `num_dropped`; `num_reconnects` counts how often a stream that broke off was found again.
+    `num_dropped`; `num_reconnects` counts how often a stream that broke off was found again. Where `is_stopping` is
+    set, from any thread or a signal's handler, a live reading ends as if there were no more frames. `sound` is the file
+    whose audio belongs to the pictures, None where there is none. `pixel_aspect` is the width of a pixel over its
+    height: frames keep the pixels that are stored, and a player that heeds it stretches them.
     """
 
     name: str
@@ -53,8 +56,11 @@ class Source:
     fps: float | None
     _read: Callable[[], Generator[Frame, None, None]] = field(repr=False)
     is_live: bool = False
+    sound: Path | None = None
+    pixel_aspect: Fraction = Fraction(1)
     num_dropped: int = field(default=0, init=False)
     num_reconnects: int = field(default=0, init=False)
+    is_stopping: bool = field(default=False, init=False)
     _reading: Generator[Frame, None, None] | None = field(default=None, init=False, repr=False)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -74,16 +80,23 @@ class Source:
         self.close()
 
 
-def open_source(source: str | Path | Sequence[Path] | Iterable[NDArray[Any]], start: int = 0) -> Source:
-    """A source of frames from what a person names: a file, a folder, a glob pattern, paths, or arrays.
+def open_source(source: int | str | Path | Sequence[Path] | Iterable[NDArray[Any]], start: int = 0) -> Source:
+    """A source of frames from what a person names: a file, a folder, a glob, paths, arrays, a camera or a stream.
 
-    Images are read in natural order (2 before 10), a list of paths in its own; arrays go through `to_rgb`. Iteration
-    begins at frame `start`, found by decoding and dropping, so that it is exact; indices and times stay those of the
-    whole source. Raises `VideoError` for what is missing, empty or no video, and for a start beyond the end: at once
-    where the count is exact, when the first frame is asked for where it is not.
+    Images are read in natural order (2 before 10), a list of paths in its own; arrays go through `to_rgb`. An `int`,
+    or digits that are no path, is the camera of that number; an address such as "rtsp://host/path" is a stream. Frames
+    are upright: what a phone noted of how it was held (display matrix, EXIF) is heeded before anybody sees a box.
+
+    Iteration begins at frame `start`, found by decoding and dropping, so that it is exact; indices and times stay those
+    of the whole source. Raises `VideoError` for what is missing, empty or no video, for a start in what is live, and
+    for one beyond the end: at once where the count is exact, when the first frame is asked for where it is not.
     """
     if start < 0:
         raise VideoError(f"start: got {start}; expected a frame index from 0. Count from the source's first frame.")
+    if isinstance(source, int) or (isinstance(source, str) and _is_address(source)):
+        from sightline.video.live import open_live
+
+        return open_live(source, start)
     if isinstance(source, str | Path):
         path, name = Path(source), str(source)
         if path.is_dir():
@@ -92,11 +105,24 @@ def open_source(source: str | Path | Sequence[Path] | Iterable[NDArray[Any]], st
             return _open_images(_find_images(map(Path, glob.glob(name, recursive=True)), name), name, start)
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             return _open_images([path], name, start)
-        return _open_video(path, start)
+        return open_video(path, start)
     if isinstance(source, Sequence) and source and all(isinstance(item, str | Path) for item in source):
         paths = [Path(item) for item in source]
         return _open_images(paths, f"{len(paths)} images", start)
     return _open_arrays(source, start)
+
+
+def _is_address(source: str) -> bool:
+    """Whether it is the number of a camera or the address of a stream; `VideoError` for a scheme that is neither."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source)
+    if scheme is None:
+        return source.isdecimal() and not Path(source).exists()
+    if scheme[1].lower() not in STREAMS:
+        known = ", ".join(f"{name}://" for name in STREAMS)
+        raise VideoError(
+            f"address: got {scheme[0]}; expected one of {known}. Pass the path of a file without a scheme."
+        )
+    return True
 
 
 def _find_images(found: Iterable[Path], name: str) -> list[Path]:
@@ -152,43 +178,35 @@ def _require_start(start: int, num_frames: int, name: str) -> None:
         raise VideoError(f"start: got {start}; expected 0 to {num_frames - 1}, the frames of {name}. Start earlier.")
 
 
-def _open_video(path: Path, start: int) -> Source:
-    if not path.exists():
+def open_video(path: Path | str, start: int = 0) -> Source:
+    """A video as a source, as `open_source` does: a file (`Path`), or a film at an address that ends (`str`)."""
+    if isinstance(path, Path) and not path.exists():
         raise VideoError(f"{path}: got no such file; expected a video, a folder or a glob of images. Check the path.")
-    if path.stat().st_size == 0:
+    if isinstance(path, Path) and path.stat().st_size == 0:
         raise VideoError(f"{path}: got an empty file; expected a video. Check that it was written to its end.")
-    with _container(path) as container:
-        stream = _video_stream(container, path)
+    with open_container(path) as container:
+        stream = video_stream(container, path)
         rate = stream.guessed_rate or stream.average_rate  # the average is wild where times are missing
         num_frames: int | None = stream.frames or None
         if num_frames is None and container.duration and rate:  # Matroska and MPEG-TS do not store a count
             num_frames = round(container.duration / av.time_base * rate)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        sound = path if isinstance(path, Path) and container.streams.audio else None
+    with closing(pictures(path)) as shown:
+        first = next(shown, None)
+    if first is None:
+        _require_start(0, 0, str(path))
+    elif first[1] is not None and is_turned(first[1]):
+        aspect = 1 / aspect
     fps = float(rate) if rate and rate <= 1000 else None  # a tick of the clock is no rate
-    with Source(str(path), num_frames, False, fps, lambda: _read_video(path, fps, 0)) as probe:
-        next(iter(probe))  # a video without frames is refused here
-    return Source(str(path), num_frames, False, fps, lambda: _read_video(path, fps, start))
+    read = partial(_read_video, path, fps, start)
+    return Source(str(path), num_frames, False, fps, read, sound=sound, pixel_aspect=aspect)
 
 
-def _container(path: Path) -> InputContainer:
-    try:  # "file:" keeps a colon in a name from being read as a protocol; tags in odd encodings are no reason to fail
-        return av.open(f"file:{path}", metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise VideoError(f"{path}: got '{error.strerror}'; expected a video. Check that it plays elsewhere.") from error
-
-
-def _video_stream(container: InputContainer, path: Path) -> av.VideoStream:
-    is_text = container.format.name == "tty"  # FFmpeg films a .txt file as a terminal
-    for stream in container.streams.video:
-        is_cover = stream.disposition & Disposition.attached_pic  # of a music file
-        if not is_cover and not is_text:
-            return stream
-    raise VideoError(f"{path}: got a file without a video stream; expected a video. Choose another file.")
-
-
-def _read_video(path: Path, fps: float | None, start: int) -> Generator[Frame, None, None]:
+def _read_video(path: Path | str, fps: float | None, start: int) -> Generator[Frame, None, None]:
     """Frames with rising times: where the file's do not rise, each is one period after the one before."""
     index, time_s, first_s = -1, 0.0, 0.0
-    for index, (shown_s, picture) in enumerate(_pictures(path)):
+    for index, (shown_s, picture) in enumerate(pictures(path)):
         if index == 0:
             first_s = shown_s or 0.0
         else:
@@ -199,60 +217,8 @@ def _read_video(path: Path, fps: float | None, start: int) -> Generator[Frame, N
         if picture is None or picture.is_corrupt:
             yield Frame(index, time_s, None, f"{path}, frame {index}: the picture's data are damaged.")
         else:
-            yield Frame(index, time_s, to_rgb(picture.to_ndarray(format="rgb24")))
+            yield Frame(index, time_s, picture_to_rgb(picture))
     _require_start(start, index + 1, str(path))
-
-
-def _pictures(path: Path) -> Iterator[tuple[float | None, av.VideoFrame | None]]:
-    """Every picture of the stream in the order of presentation, with its time in seconds; None for one that is lost.
-
-    A packet announces a picture and its time before it is decoded, and pictures come out in the order of their times:
-    one whose time is passed over was lost, whether the decoder raised an error, as H.264 does, or fell silent, as HEVC
-    may. Where packets have no time of their own, one that fails is lost at its place among the packets. Pictures before
-    the first that comes out are none: a file cut between key frames begins with packets that no player can show.
-    PyAV's default of threads within a picture keeps an error with its packet; threads across pictures would not.
-    """
-    with _container(path) as container:
-        stream = _video_stream(container, path)
-        tick_s = float(stream.time_base or 0)
-        can_hide = stream.codec_context.name == "vp8"  # its packets may hold a reference that is never shown
-        awaited: list[int] = []  # a heap of times announced and not yet come out
-        untimed: list[int] = []  # numbers of failed packets without a time of their own, rising
-        last: int | None = None  # time of the last picture that came out
-        has_failed, num_out = False, 0
-        for number, packet in enumerate(_packets(container, stream, path)):
-            try:
-                pictures, failed = packet.decode(), False
-            except av.FFmpegError:
-                pictures, failed, has_failed = [], True, True
-            if packet.size and not packet.is_discard and (failed or not can_hide):
-                if packet.pts is not None and packet.pts != last and packet.pts not in awaited:
-                    heapq.heappush(awaited, packet.pts)
-                elif failed:
-                    untimed.append(number)
-            for picture in pictures:
-                now = picture.pts
-                while now is not None and awaited and awaited[0] <= now:
-                    lost = heapq.heappop(awaited)
-                    if lost < now and (lost > last if last is not None else has_failed):
-                        yield lost * tick_s, None
-                        num_out += 1
-                while untimed and untimed[0] <= num_out:
-                    untimed.pop(0)
-                    yield None, None
-                    num_out += 1
-                yield None if now is None else now * tick_s, picture
-                num_out += 1
-                last = now
-        yield from ((lost * tick_s, None) for lost in sorted(awaited))
-        yield from ((None, None) for _ in untimed)
-
-
-def _packets(container: InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.Packet[av.VideoStream]]:
-    try:
-        yield from container.demux(stream)
-    except av.FFmpegError as error:
-        log.warning("%s ends early: %s", path, error.strerror)
 
 
 class _End(NamedTuple):

@@ -1,0 +1,149 @@
+"""`sightline track` in the hands of a person: choosing the target, settings, pictures of a run, live sources."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sightline.cli import main
+from tests.e2e.live_server import LiveServer, truth
+from tests.e2e.scene import NUM_FRAMES, environment, names_in, pictures, write_clip, write_images
+
+pytestmark = pytest.mark.extras
+
+BOX = "40,60,48,48"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory: an empty folder with clip.mp4."""
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "clip.mp4", pictures())
+    return tmp_path
+
+
+def test_without_a_box_the_first_frame_is_left_with_rulers(here: Path, capsys: Capture):
+    assert main(["track", "clip.mp4", "-o", "out.mp4"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert "clip-first-frame.png" in told.err and "--box X,Y,W,H" in told.err and "--pick" in told.err
+    assert names_in(here) == ["clip-first-frame.png", "clip.mp4"]
+    page = cv2.imread("clip-first-frame.png")
+    assert page.shape[1] >= 1600
+    assert main(["track", "clip.mp4", "--start", "5"]) == 2  # of the frame that is asked for
+    assert not np.array_equal(cv2.imread("clip-first-frame.png"), page)
+
+
+def test_a_box_can_be_picked_where_there_is_a_display(here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    shown = []
+
+    def draw(rgb: np.ndarray, title: str) -> list[tuple[float, float, float, float]]:
+        shown.append((rgb.shape, title))
+        return [(40.0, 60.0, 48.0, 48.0)]
+
+    monkeypatch.setattr("sightline.cli.pick.pick_boxes", draw)
+    assert main(["track", "clip.mp4", "--pick", "--results", "picked.txt"]) == 0
+    assert main(["track", "clip.mp4", "--box", BOX, "--results", "typed.txt"]) == 0
+    assert Path("picked.txt").read_text() == Path("typed.txt").read_text()
+    assert shown == [((240, 320, 3), "clip.mp4")]
+
+
+def test_without_a_display_picking_is_refused(here: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "platform", "linux")  # where the environment says it
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert main(["track", "clip.mp4", "--pick", "-o", "out.mp4"]) == 2
+    assert "display" in capsys.readouterr().err
+    assert names_in(here) == ["clip.mp4"]
+
+
+def test_a_setting_changes_the_tracker(here: Path):
+    def presences(*arguments: str) -> set[str]:
+        assert main(["track", "clip.mp4", "--box", BOX, "--results", "r.json", *arguments]) == 0
+        frames = json.loads(Path("r.json").read_text())["frames"][1:]
+        return {target["presence"] for frame in frames for target in frame["targets"]}
+
+    assert presences("--set", "tracked_from=0") == {"tracked"}
+    assert presences("--set", "tracked_from=1", "--set", "window=0.5") == {"uncertain"}
+
+
+def test_pictures_of_a_run(here: Path, capsys: Capture):
+    arguments = ["track", "clip.mp4", "--box", BOX, "--plot", "score.svg", "--contact-sheet", "page.jpg"]
+    assert main(arguments) == 0
+    assert "<svg" in Path("score.svg").read_text()
+    assert cv2.imread("page.jpg").shape[1] >= 1500
+    assert len(capsys.readouterr().out.splitlines()) == NUM_FRAMES + 1  # the rows, and what was written
+    assert names_in(here) == ["clip.mp4", "page.jpg", "score.svg"]
+
+
+def test_a_refused_run_leaves_no_picture(here: Path):
+    arguments = ["track", "clip.mp4", "--box", "900,60,48,48", "--plot", "score.svg", "--contact-sheet", "page.jpg"]
+    assert main(arguments) == 2
+    assert names_in(here) == ["clip.mp4"]
+
+
+def test_it_stops_after_so_many_frames(here: Path, capsys: Capture):
+    assert main(["track", "clip.mp4", "--box", BOX, "--max-frames", "4", "-o", "four.mp4"]) == 0
+    assert capsys.readouterr().out.startswith("4 frames")
+    assert main(["track", "four.mp4", "--box", BOX]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_images_may_be_named_one_by_one(here: Path, capsys: Capture):
+    write_images(here / "frames", pictures())
+    names = [str(path) for path in sorted((here / "frames").iterdir())]
+    assert main(["track", *names, "--box", BOX]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == NUM_FRAMES
+
+
+@pytest.mark.parametrize(
+    ("sources", "sentence"),
+    [
+        ([], "source: got none"),
+        (["clip.mp4", "clip.mp4"], "got 'clip.mp4' among several; expected images"),
+        (["ftp://somewhere/clip.mp4"], "rtsp://"),
+    ],
+)
+def test_what_is_no_source_is_said(here: Path, capsys: Capture, sources: list[str], sentence: str):
+    assert main(["track", *sources, "--box", BOX]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_a_live_source_well(tmp_path: Path):
+    box = ",".join(str(side) for side in truth(0))
+    with LiveServer() as server:
+        arguments = [f"{server.http}/live.ts", "--box", box, "--results", "live.jsonl", "-o", "live.mp4"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sightline", "track", *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            rows = tmp_path / "live.jsonl"
+            deadline = time.monotonic() + 60
+            while not (rows.exists() and rows.read_text().count("\n") >= 5):  # rows can be read while it runs
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.05)
+            os.kill(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    *frames, last = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert last["summary"]["num_frames"] == len(frames) >= 5
+    assert out.startswith(f"{len(frames)} frames") and "live.mp4" in out
+    assert names_in(tmp_path) == ["live.jsonl", "live.mp4"]
