@@ -1,0 +1,12 @@
+"""One number that must come out: ours, the reference, and how far they may differ."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Value(NamedTuple):
+    name: str
+    ours: float
+    reference: float
+    tolerance: float
