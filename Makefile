@@ -42,6 +42,9 @@ format: .venv/all.stamp
 bench: .venv/all.stamp .venv-opencv/stamp
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/live.py
+	$(BIN)/python benchmarks/evaluate_lasot.py
+	$(BIN)/python benchmarks/vittrack.py --opencv
 	$(BIN)/python benchmarks/ostrack_elimination.py
 	$(BIN)/python benchmarks/speed_against_kcf.py --opencv-python .venv-opencv/bin/python
 	$(BIN)/python benchmarks/validation_clips.py --tracker kcf --tracker csrt --opencv-python .venv-opencv/bin/python

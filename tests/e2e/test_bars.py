@@ -129,7 +129,16 @@ def resident_mb() -> float:
     return int(fields["VmRSS"].split()[0]) / 1024
 
 
-SCRIPTS = ["validation_clips", "speed_against_kcf", "overhead", "memory"]
+SCRIPTS = [
+    "validation_clips",
+    "speed_against_kcf",
+    "overhead",
+    "memory",
+    "vittrack",
+    "presence",
+    "live",
+    "evaluate_lasot",
+]
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, pytest.param("ostrack_elimination", marks=pytest.mark.torch)])

@@ -10,3 +10,7 @@ class Value(NamedTuple):
     ours: float
     reference: float
     tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        return abs(self.ours - self.reference) <= self.tolerance
