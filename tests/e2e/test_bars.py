@@ -138,6 +138,7 @@ SCRIPTS = [
     "presence",
     "live",
     "evaluate_lasot",
+    "evaluate_mot17",
 ]
 
 
