@@ -37,6 +37,12 @@ def by_command(clip: Clip, model: str, weights: Path | None, threads: int) -> Bo
         return np.loadtxt(results, delimiter=",", ndmin=2)
 
 
+def unrest(boxes: Boxes) -> float:
+    """How much the centre of the box changes its course from frame to frame, pixels: its mean second difference."""
+    centre = boxes[:, :2] + boxes[:, 2:] / 2
+    return float(np.linalg.norm(np.diff(centre, n=2, axis=0), axis=1).mean())
+
+
 def main(
     model: str = "sightline-nano",
     weights: Path | None = None,
@@ -86,6 +92,10 @@ def main(
     rows = [[clip.name, len(clip), *(f"{auc:.3f}" for auc in aucs[:, k])] for k, clip in enumerate(clips)]
     rows.append(["mean", sum(map(len, clips)), *(f"{auc:.4f}" for auc in aucs.mean(axis=1))])
     print("\n" + table([f"success AUC of {model}", "frames", *columns], rows))
+    print("\nunrest: mean second difference of the box's centre, pixels, mean over the clips")
+    rested = {name: np.mean([unrest(boxes) for boxes in column]) for name, column in columns.items()}
+    rested["truth"] = np.mean([unrest(clip.xywh) for clip in clips])
+    print("  ".join(f"{name} {value:.1f}" for name, value in rested.items()))
     difference = max(np.abs(a - b).max() for a, b in zip(columns["command"], columns["API"], strict=True))
     print(f"command against API, largest difference of a box: {difference:.1e} px")
     print(bar(f"mean AUC of {model} by the command", aucs[0].mean(), at_least=0.66))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,12 +18,13 @@ from sightline.trackers.protocol import Tracker
 from sightline.types import Frame, TargetState, TrackResult
 from sightline.video.source import Source, decode_ahead, open_source
 
+log = logging.getLogger("sightline")
 NO_BOX = (float("nan"),) * 4
 
 
 def track(
     source: int | str | Path | Sequence[Path] | Iterable[NDArray[Any]],
-    boxes: Sequence[ArrayLike],
+    boxes: Sequence[ArrayLike] | NDArray[Any],
     *,
     model: str | Tracker = "sightline-nano",
     start: int = 0,
@@ -48,7 +50,7 @@ def track(
 def follow(
     tracker: Tracker,
     source: Source,
-    boxes: Sequence[ArrayLike],
+    boxes: Sequence[ArrayLike] | NDArray[Any],
     clock: StageClock | None = None,
     frames: Iterator[Frame] | None = None,
 ) -> Generator[tuple[Frame, list[TrackResult]], None, None]:
@@ -58,9 +60,9 @@ def follow(
     reads it already, to go on with. `clock` collects the stage "wait for frame", near zero where decoding keeps up,
     besides the tracker's stages.
     """
-    if not boxes or any(isinstance(box, int | float) for box in boxes):
+    if not len(boxes) or any(np.ndim(box) == 0 for box in boxes):
         raise GeometryError(
-            f"boxes: got {'none' if not boxes else 'bare numbers'}; expected a list of boxes. "
+            f"boxes: got {'bare numbers' if len(boxes) else 'none'}; expected a list of boxes. "
             "Pass boxes=[(x, y, w, h)], in pixels of the first frame."
         )
     clock = clock or StageClock()
@@ -76,12 +78,35 @@ def follow(
             if frame is None:
                 break
             if not states:
-                states = [tracker.init(pixels_of_first(frame, source), xywh=box) for box in boxes]
+                states = [started(tracker, pixels_of_first(frame, source), box) for box in boxes]
             elif frame.rgb is not None:
                 states = tracker.update_many(frame.rgb, states, clock)
             yield frame, [result_of(frame, number, state) for number, state in enumerate(states, start=1)]
     if not states:
         pixels_of_first(None, source)
+
+
+def started(tracker: Tracker, rgb: NDArray[np.uint8], box: ArrayLike) -> TargetState:
+    """The state of a target on its first frame.
+
+    A box that looks like two corners is warned of in the log; one of fractions of the frame is a `GeometryError`.
+    """
+    state = tracker.init(rgb, xywh=box)
+    x, y, w, h = state.xywh
+    if min(rgb.shape[:2]) > 16 and min(x, y) >= 0 and max(x + w, y + h) <= 1:
+        raise GeometryError(
+            f"target box: got {x:g},{y:g},{w:g},{h:g}, all within one pixel; expected pixels, not fractions of the "
+            "frame. Multiply by its width and height."
+        )
+    beyond_px = max(x + w - rgb.shape[1], y + h - rgb.shape[0])
+    if beyond_px > max(w, h) / 8 and w > x and h > y:
+        log.warning(
+            "the box %g,%g,%g,%g reaches %g px beyond the frame: it is X,Y,W,H, left, top, width and height, not two "
+            "corners.",
+            *state.xywh,
+            beyond_px,
+        )
+    return state
 
 
 def pixels_of_first(frame: Frame | None, source: Source) -> NDArray[np.uint8]:

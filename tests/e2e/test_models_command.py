@@ -78,7 +78,8 @@ def test_the_table_has_every_row_and_its_figures(capsys: Capture, monkeypatch: p
     for name, tracker in OPENCV.items():
         (line,) = [line for line in table.splitlines() if line.startswith(f"{name} ")]
         assert tracker.title in line
-        assert line.rstrip().endswith("here" if is_here(tracker) else tracker.wheel)
+        here = "here, needs --weights" if tracker.files else "here"
+        assert line.rstrip().endswith(f" {here}" if is_here(tracker) else tracker.wheel)
     assert str(BUNDLED / "WEIGHTS.md") in table
 
 

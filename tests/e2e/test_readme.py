@@ -9,6 +9,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -34,7 +35,7 @@ class Camera:
     def __init__(self, index: int) -> None:
         self.pictures = [picture[..., ::-1] for picture in frames()] * 1000
 
-    def isOpened(self) -> bool:  # noqa: N802, OpenCV's name
+    def isOpened(self) -> bool:
         return True
 
     def grab(self) -> bool:
@@ -83,7 +84,7 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> str:
         status = main(arguments)
     told = capsys.readouterr()
     assert status == (2 if arguments == ["track", "clip.mp4"] else 0), told.err
-    for flag, name in zip(arguments, arguments[1:], strict=False):
+    for flag, name in pairwise(arguments):
         if flag in ("-o", "--results", "--plot", "--contact-sheet"):
             assert_is_whole(Path(name))
     return told.out + told.err

@@ -83,7 +83,7 @@ def test_pictures_of_a_run(here: Path, capsys: Capture):
     assert main(arguments) == 0
     assert "<svg" in Path("score.svg").read_text()
     assert cv2.imread("page.jpg").shape[1] >= 1500
-    assert len(capsys.readouterr().out.splitlines()) == NUM_FRAMES + 1  # the rows, and what was written
+    assert capsys.readouterr().out.endswith("score.svg and page.jpg\n")
     assert names_in(here) == ["clip.mp4", "page.jpg", "score.svg"]
 
 
@@ -147,3 +147,71 @@ def test_an_interrupt_ends_a_live_source_well(tmp_path: Path):
     assert last["summary"]["num_frames"] == len(frames) >= 5
     assert out.startswith(f"{len(frames)} frames") and "live.mp4" in out
     assert names_in(tmp_path) == ["live.jsonl", "live.mp4"]
+
+
+def test_onnx_runtime_sends_nothing_home(here: Path):
+    reports = here / "cache" / "Microsoft"
+    variables = environment(XDG_CACHE_HOME=str(here / "cache"), HOME=str(here))
+    variables.pop("ORT_DISABLE_TELEMETRY", None)
+    command = [sys.executable, "-m", "sightline", "track", "clip.mp4", "--box", BOX, "--results", "r.txt"]
+    done = subprocess.run(command, cwd=here, env=variables, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not reports.exists() and not list(here.rglob("*onnxruntime*"))
+
+
+def test_a_picture_among_the_pictures_is_refused(here: Path, capsys: Capture):
+    write_images(here / "frames", pictures())
+    before = names_in(here / "frames")
+    for source in ("frames", "frames/*.png", f"frames/{before[0]}"):
+        assert main(["track", source, "--box", BOX, "--contact-sheet", "frames/page.png"]) == 2
+        assert "would be taken for a frame" in capsys.readouterr().err
+    assert main(["track", "frames", "--box", BOX, "--plot", f"frames/{before[0]}"]) == 2
+    assert names_in(here / "frames") == before
+
+
+def test_several_images_are_taken_in_natural_order(here: Path):
+    write_images(here / "frames", pictures())
+    paths = sorted((here / "frames").iterdir())
+    for number, path in enumerate(paths):
+        path.rename(path.with_name(f"f{number}.png"))
+    shell = sorted(str(path) for path in (here / "frames").iterdir())  # f0 f1 f10 f11 f2
+    assert main(["track", *shell, "--box", BOX, "--results", "shell.txt"]) == 0
+    assert main(["track", "frames", "--box", BOX, "--results", "folder.txt"]) == 0
+    assert Path("shell.txt").read_text() == Path("folder.txt").read_text()
+
+
+def test_a_box_may_be_written_with_spaces(here: Path):
+    assert main(["track", "clip.mp4", "--box", "40", "60", "48", "48", "--results", "spaces.txt"]) == 0
+    assert main(["track", "clip.mp4", "--box", BOX, "--results", "commas.txt"]) == 0
+    assert Path("spaces.txt").read_text() == Path("commas.txt").read_text()
+
+
+def test_corners_given_as_sizes_are_pointed_at(here: Path, caplog: pytest.LogCaptureFixture):
+    assert main(["track", "clip.mp4", "--box", "40,60,88,230", "--results", "r.txt"]) == 0
+    assert "reaches 50 px beyond the frame" in caplog.text and "X,Y,W,H" in caplog.text
+    caplog.clear()
+    assert main(["track", "clip.mp4", "--box", BOX, "--results", "r.txt"]) == 0
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("box", ["0.1,0.25,0.2,0.2", "0,0,1,1"])
+def test_fractions_are_refused(here: Path, capsys: Capture, box: str):
+    assert main(["track", "clip.mp4", "--box", box, "--results", "r.txt"]) == 2
+    assert "not fractions of the frame" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "loop.mp4", "locked/clip.mp4", ""])
+def test_names_that_the_system_refuses_are_told(here: Path, capsys: Capture, name: str, monkeypatch):
+    (here / "loop.mp4").symlink_to("loop.mp4")
+    real = os.stat
+
+    def stat(path, *rest, **more):  # as for a person without rights; the tests may run as one who has all
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert main(["track", name, "--box", BOX, "--results", "r.txt"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert not Path("r.txt").exists()

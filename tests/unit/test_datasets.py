@@ -41,6 +41,22 @@ def test_clip(tmp_path) -> None:
     assert clip.is_present.tolist() == [True, True, False]  # a box without area is no target
 
 
+@pytest.mark.parametrize(
+    ("images", "boxes"),
+    [("imgs", "groundtruth_rect.txt"), ("color", "groundtruth.txt"), ("", "groundtruth.txt"), ("frames", "cat.txt")],
+)
+def test_other_names_that_a_folder_may_have(tmp_path, images: str, boxes: str) -> None:
+    folder = clip_folder(tmp_path, absent="0\n0\n1\n")
+    (folder / "groundtruth.txt").rename(folder / boxes)
+    for number, frame in enumerate(sorted((folder / "img").iterdir()), 9):  # 9, 10, 11: not in the order of letters
+        (folder / images).mkdir(exist_ok=True)
+        frame.rename(folder / images / f"f{number}.jpg")
+    (folder / "img").rmdir()
+    clip = read_clip(folder)
+    assert [path.name for path in clip.frames] == ["f9.jpg", "f10.jpg", "f11.jpg"]
+    assert clip.xywh[0].tolist() == [1, 2, 30, 40] and clip.annotation == folder / boxes
+
+
 def test_absent_frames(tmp_path) -> None:
     assert read_clip(clip_folder(tmp_path, absent="0\n1\n0\n")).is_present.tolist() == [True, False, False]
 
@@ -59,21 +75,18 @@ def test_clips_come_in_the_order_of_their_names(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        ({"rows": ROWS[:2]}, "got 2 rows of 4 numbers for 3 frames in .*img; expected one x,y,w,h row per frame"),
-        ({"frames": 2}, "got 3 rows of 4 numbers for 2 frames"),
-        ({"rows": ["1,2,3"] * 3}, "got 3 rows of 3 numbers for 3 frames"),
+        ({"rows": ROWS[:2]}, "groundtruth.txt: got 2 rows for 3 frames in .*img; expected one x,y,w,h row per frame"),
+        ({"frames": 2}, "groundtruth.txt: got 3 rows for 2 frames"),
+        ({"frames": 0}, "img: got 0 frames; expected some"),
+        ({"rows": ["1,2,3"] * 3}, "groundtruth.txt:1: got 3 numbers; expected 4 numbers in a row"),
         ({"rows": []}, "got 0 rows"),
-        ({"rows": ["1,2,3,4", "1,2,3"]}, "groundtruth.txt: .*; expected one x,y,w,h row per frame. Check the file"),
-        ({"rows": ["1,2,3,4", "a,b,c,d", "1,2,3,4"]}, "groundtruth.txt: could not convert"),
-        (
-            {"absent": "0\n1\n"},
-            r"absent.txt: got 2 rows for 3 frames, values \[0. 1.\]; expected 0 or 1, a line per frame",
-        ),
-        ({"absent": "1\n"}, "absent.txt: got 1 rows for 3 frames"),
-        ({"absent": "0\n1\n2\n"}, "absent.txt: got 3 rows for 3 frames"),
-        ({"absent": "0,1,0\n"}, "absent.txt: got 1 rows"),
-        ({"absent": "no\nno\nyes\n"}, "absent.txt: could not convert"),
-        ({"absent": ""}, "absent.txt: got 0 rows"),
+        ({"rows": ["1,2,3,4", "1,2,3"]}, "groundtruth.txt:2: got 3 numbers"),
+        ({"rows": ["1,2,3,4", "a,b,c,d", "1,2,3,4"]}, "groundtruth.txt:2: got 'a'; expected a number"),
+        ({"absent": "0\n1\n"}, "absent.txt: got 2 flags; expected 3, one each"),
+        ({"absent": "1\n"}, "absent.txt: got 1 flags"),
+        ({"absent": "0\n1\n2\n"}, r"absent.txt:3: got '2'; expected whole numbers in 0..1"),
+        ({"absent": "no\nno\nyes\n"}, "absent.txt:1: got 'no'"),
+        ({"absent": ""}, "absent.txt: got 0 flags"),
     ],
 )
 def test_clips_that_do_not_fit(tmp_path, tree, sentence) -> None:
@@ -82,7 +95,7 @@ def test_clips_that_do_not_fit(tmp_path, tree, sentence) -> None:
 
 
 def test_a_clip_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(DatasetError, match="groundtruth.txt: .*; expected one x,y,w,h row per frame"):
+    with pytest.raises(DatasetError, match="groundtruth.txt: got 'No such file or directory'"):
         read_clip(tmp_path / "nowhere")
 
 

@@ -250,7 +250,7 @@ def test_a_cached_export_is_made_once_and_again_when_damaged(
     folder = loading.cached_export("mvt", weights, {})
     assert folder.parent.parent == export_shelf("mvt", "").parent
     assert loading.cached_export("mvt", weights, {}) == folder
-    assert len(made) == 1 and not caplog.records
+    assert len(made) == 1 and not [record for record in caplog.records if record.levelname == "WARNING"]
     assert loading.cached_export("mvt", weights, {"fusion": False}) != folder
     assert made[1:] == [{"fusion": False}]
 

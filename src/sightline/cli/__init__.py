@@ -26,7 +26,9 @@ VERBS = {
         "Turn an official weights file into safetensors; runs none of its code.",
     ),
     "export": ("sightline.cli.export:export", "Write a model as ONNX graphs and check them against torch."),
+    "eval": ("sightline.cli.eval:evaluate", "Score a tracker on a data set, results that are there, or two files."),
     "train": ("sightline.cli.train:train", "Train a model with one of the recipes."),
+    "data": ("sightline.cli.data:data", "List the data sets that can be read, check a copy: data, data check NAME."),
     "doctor": ("sightline.cli.doctor:doctor", "Versions, back ends, and a self-test on 20 frames."),
 }
 
@@ -63,13 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away: not an error of ours
         discard_stdout()
         return 0
-    except OSError as error:
-        if error.errno not in NO_ROOM or error.filename is not None:
-            raise
-        discard_stdout()
-        print(
-            f"error: standard output: got '{error.strerror}'; expected room for it. Free some space.", file=sys.stderr
-        )
+    except OSError as error:  # of a path that a person named, or of our output
+        if error.errno in NO_ROOM and error.filename is None:
+            discard_stdout()
+            place, expected = "standard output", "room for it. Free some space"
+        else:
+            place = str(error.filename or "the working directory")
+            expected = "a path that can be used. Check the name and its rights"
+        print(f"error: {place}: got '{error.strerror or error}'; expected {expected}.", file=sys.stderr)
         return 2
 
 
@@ -98,4 +101,24 @@ def run(arguments: Sequence[str]) -> int:
     function = getattr(importlib.import_module(module), name)
     if verb == "train":  # each recipe has flags of its own
         return function(rest) or 0
-    return tyro.cli(function, args=rest, prog=f"sightline {verb}") or 0
+    return tyro.cli(function, args=join_boxes(rest), prog=f"sightline {verb}") or 0
+
+
+def join_boxes(arguments: Sequence[str]) -> list[str]:
+    """`--box 100 50 40 90` as `--box 100,50,40,90`."""
+    joined: list[str] = []
+    rest = list(arguments)
+    while rest:
+        joined.append(rest.pop(0))
+        if joined[-1] == "--box" and len(rest) >= 4 and all(map(is_number, rest[:4])):
+            joined.append(",".join(rest[:4]))
+            del rest[:4]
+    return joined
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -118,9 +118,15 @@ def show_all() -> None:
     out.print(f"Read {BUNDLED / 'WEIGHTS.md'} before commercial use of the bundled weights.\n", soft_wrap=True)
     others = grid()
     for name, row in OPENCV.items():
-        others.add_row(name, row.title, "here" if is_here(row) else f"in {row.wheel}")
+        others.add_row(name, row.title, place(row))
     out.print("OpenCV's own trackers, with the wheel of OpenCV that has them")
     out.print(others)
+
+
+def place(row: OpenCVRow) -> str:
+    if not is_here(row):
+        return f"in {row.wheel}"
+    return "here, needs --weights" if row.files else "here"
 
 
 def is_here(row: OpenCVRow) -> bool:
@@ -142,7 +148,7 @@ def together(names: list[str]) -> str:
 
 
 def weights_state(name: str, entry: Entry) -> str:
-    """bundled, added, damaged, missing (from the package) or not here; sizes are looked at, contents are not read."""
+    """bundled, added, damaged, unreadable, missing (from the package) or not here; by the sizes, not the contents."""
     if entry.bundled:
         return "bundled" if (bundled_folder(entry.bundled) / "track.onnx").is_file() else "missing"
     try:
@@ -150,8 +156,8 @@ def weights_state(name: str, entry: Entry) -> str:
         if stored is None:
             return "not here"
         sizes = {file: (stored.folder / file).stat().st_size for file in stored.files}
-    except (CheckpointError, OSError):
-        return "damaged"
+    except (CheckpointError, OSError) as error:
+        return "unreadable" if isinstance(error.__cause__ or error, PermissionError) else "damaged"
     return "added" if all(facts.num_bytes == sizes[file] for file, facts in stored.files.items()) else "damaged"
 
 

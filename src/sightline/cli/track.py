@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import signal
 import sys
 import time
@@ -21,7 +23,7 @@ from sightline.results import box_row, mot_row
 from sightline.runtime.stages import StageClock
 from sightline.tracking import follow, pixels_of_first
 from sightline.types import Frame, TrackResult
-from sightline.video.source import IMAGE_SUFFIXES, Source, open_source
+from sightline.video.source import IMAGE_SUFFIXES, Source, natural_key, open_source
 
 PATH = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
@@ -61,7 +63,8 @@ def track(
         device: Of torch: cpu, cuda, cuda:1, mps.
         threads: Threads of the network; 0 leaves the choice to the back end.
         output: Video to write with boxes, ids and scores drawn: H.264 in .mp4, .mkv or .mov, or a small .gif.
-        results: Boxes to write: .csv, .json, .jsonl, .parquet, or .txt (x,y,w,h rows; MOTChallenge rows for several).
+        results: Boxes to write: .csv, .json (lines of JSON for what is live), .jsonl, .parquet, or .txt (x,y,w,h rows;
+            MOTChallenge rows for several targets).
         plot: Picture of score and presence over time: .png, .svg or .pdf.
         contact_sheet: Picture of up to twelve frames of the run with their boxes: .png, .jpg or .webp.
         start: Index of the first frame to use; the boxes are those of that frame.
@@ -72,15 +75,15 @@ def track(
     if others := [name for name in source if Path(name).suffix.lower() not in IMAGE_SUFFIXES and len(source) > 1]:
         raise VideoError(f"source: got {others[0]!r} among several; expected images. Name one video at a time.")
     boxes = [parse_box(text) for text in box]
+    if boxes and pick:
+        raise GeometryError("target box: got --box and --pick; expected one of them. Leave one out.")
     chosen = parse_options(model, settings)
     refuse_overwriting(source, output, results, plot, contact_sheet)
     if max_frames is not None and max_frames < 1:
         raise VideoError(f"max-frames: got {max_frames}; expected at least 1. Leave it out to go to the end.")
     clock = StageClock()
     with ExitStack() as stack:
-        opened = stack.enter_context(
-            open_source(source[0] if len(source) == 1 else [Path(path) for path in source], start=start)
-        )
+        opened = stack.enter_context(open_source(named(source), start=start))
         begun = None
         if not boxes:
             reading = iter(opened)
@@ -94,9 +97,8 @@ def track(
         # Last, since it may take a minute that a mistyped name should not cost.
         tracker = load(model, weights=weights, backend=backend, device=device, threads=threads, **chosen)
         written = [path for path in (output, results, plot, contact_sheet) if path]
-        prints = output is None and results is None
         frames = stack.enter_context(closing(follow(tracker, opened, boxes, clock, begun)))
-        advance = stack.enter_context(progress(opened, start, max_frames, prints))
+        advance = stack.enter_context(progress(opened, start, max_frames, not written))
         stack.enter_context(interrupted_well(opened))
         began = time.perf_counter()
         count = unreadable = uncertain = 0
@@ -105,9 +107,9 @@ def track(
             if frame.error:
                 unreadable += 1
                 print(f"warning: {frame.error}", file=sys.stderr)
-            uncertain += any(result.presence != "tracked" for result in found)
+            uncertain += not frame.error and any(result.presence != "tracked" for result in found)
             outputs.write(frame, found)
-            if prints:
+            if not written:
                 print_rows(found)
             advance()
         seconds = time.perf_counter() - began
@@ -124,12 +126,14 @@ def track(
         }
         outputs.finish(summary, getattr(getattr(tracker, "config", None), "tracked_from", None))
     if written:
-        told = {"uncertain": uncertain, "dropped": opened.num_dropped, "reconnects": opened.num_reconnects}
-        counts = [
-            f"{count} frames",
-            f"{count / seconds:.1f} frames/s",
-            *(f"{n} {what}" for what, n in told.items() if n),
-        ]
+        told = {
+            "uncertain": uncertain,
+            "unreadable": unreadable,
+            "dropped": opened.num_dropped,
+            "reconnects": opened.num_reconnects,
+        }
+        counts = [f"{count} frames", f"{count / seconds:.1f} frames/s"]
+        counts += [f"{number} {what}" for what, number in told.items() if number]
         print(f"{', '.join(counts)}: {' and '.join(map(str, written))}")
     return 0
 
@@ -164,18 +168,36 @@ def choose_boxes(first: Frame | None, source: Source, pick: bool) -> list[Box]:
     )
 
 
+def has_images(source: str) -> bool:
+    """Whether it is an image or a pattern, by its name."""
+    return glob.has_magic(source) or Path(source).suffix.lower() in IMAGE_SUFFIXES
+
+
 def safe_name(title: str) -> str:
     """A file name of the letters, digits, dots and dashes of `title`, without the suffix of a video."""
     stem = Path(title).stem if Path(title).suffix else title
-    return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in stem).strip("-.") or "source"
+    return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in stem).strip("-.")[:80] or "source"
+
+
+def named(sources: Sequence[str]) -> str | list[Path]:
+    """One source as it is; several images in natural order (2 before 10), which a shell's own order is not."""
+    return sources[0] if len(sources) == 1 else sorted(map(Path, sources), key=natural_key)
 
 
 def refuse_overwriting(sources: Sequence[str], *outputs: Path | None) -> None:
-    """`VideoError` when an output is a source itself, or two outputs are one file."""
-    paths = [path.resolve() for path in outputs if path]
+    """`VideoError` when an output is a source itself or a picture among its pictures, or two outputs are one file."""
+    paths = [Path(os.path.realpath(path)) for path in outputs if path]
     for source in sources:
-        if Path(source).resolve() in paths:
+        place = Path(os.path.realpath(source))
+        if place in paths:
             raise VideoError(f"output: got the name of the source, {source}; expected another. Choose another name.")
+        folder = place if place.is_dir() else place.parent if has_images(source) else None
+        for path in paths:
+            if path.parent == folder and path.suffix.lower() in IMAGE_SUFFIXES:
+                raise VideoError(
+                    f"output: got a picture in the folder of the source, {folder}, where it would be taken for a "
+                    "frame; expected another folder. Choose another name."
+                )
     if twice := next((path for path in paths if paths.count(path) > 1), None):
         raise VideoError(f"output: got {twice.name} for two outputs; expected two names. Change one.")
 

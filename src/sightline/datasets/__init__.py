@@ -1,1 +1,1 @@
-"""Readers of annotated data in place, in its own layout: sequences (`clips`) and images with boxes (`stills`)."""
+"""Readers of annotated data in place, in their own layouts. `table` lists the data sets; `check` looks at a copy."""

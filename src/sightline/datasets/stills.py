@@ -17,10 +17,16 @@ from sightline.errors import DatasetError
 
 @dataclass(frozen=True, eq=False)
 class Still:
-    """One image and its boxes, `xywh` (M, 4) float64 in its own pixels, M >= 1."""
+    """One image and its boxes, `xywh` (M, 4) float64 in its own pixels.
+
+    `category` (M,) are the ids of their classes, `ignored_xywh` (K, 4) regions that hold objects nobody boxed one by
+    one; both None where the reader leaves them out.
+    """
 
     path: Path
     xywh: NDArray[np.float64]
+    category: NDArray[np.int64] | None = None
+    ignored_xywh: NDArray[np.float64] | None = None
 
 
 def read_stills(folder: Path) -> list[Still]:

@@ -7,6 +7,7 @@ fields of `TemplateSearchConfig`), `options` (what was chosen at export), `weigh
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ class OnnxSession:
 
 def open_graph(path: Path, threads: int, cure: str) -> Any:
     """The `InferenceSession` of a file on the CPU; `threads` as for `OnnxSession`. `CheckpointError` ends in `cure`."""
+    # ONNX Runtime reports on its use to its makers unless told otherwise before it is loaded. A person may insist.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort  # heavy: only who runs a network pays
 
     options = ort.SessionOptions()

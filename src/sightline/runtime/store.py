@@ -114,7 +114,10 @@ def find(shelf: Path) -> Stored | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise CheckpointError(f"{path}: got '{error.strerror}'; expected a manifest that can be read.") from error
+        raise CheckpointError(
+            f"cache {shelf}: cannot be read: got '{error.strerror}'; expected a folder of yours. "
+            "Check its rights, or set SIGHTLINE_CACHE to another folder."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: got damaged data; expected a manifest of format {FORMAT}.") from error
 

@@ -137,7 +137,13 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
             model="sightline.models.nano:Nano",
             preset="sightline.models.nano:NANO",
             tracker=TemplateSearchConfig(
-                template_px=96, search_px=192, mean=NANO_MEAN, std=NANO_STD, crop="exact", map_back="exact"
+                template_px=96,
+                search_px=192,
+                mean=NANO_MEAN,
+                std=NANO_STD,
+                crop="exact",
+                map_back="exact",
+                tracked_from=0.28,
             ),
             page="docs/models/nano.md",
             licence="some of the data is for research only, see WEIGHTS.md",
@@ -230,5 +236,6 @@ def entry_of(name: str) -> Entry:
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or nothing."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1) or [known for known in names if name and name in known]
+    sought = name.lower()
+    close = difflib.get_close_matches(sought, names, n=1) or [known for known in names if sought and sought in known]
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -93,6 +93,8 @@ def open_source(source: int | str | Path | Sequence[Path] | Iterable[NDArray[Any
     """
     if start < 0:
         raise VideoError(f"start: got {start}; expected a frame index from 0. Count from the source's first frame.")
+    if isinstance(source, str) and not source:
+        raise VideoError("source: got an empty name; expected a file, a folder or an address. Check the variable.")
     if isinstance(source, int) or (isinstance(source, str) and _is_address(source)):
         from sightline.video.live import open_live
 
@@ -120,7 +122,8 @@ def _is_address(source: str) -> bool:
     if scheme[1].lower() not in STREAMS:
         known = ", ".join(f"{name}://" for name in STREAMS)
         raise VideoError(
-            f"address: got {scheme[0]}; expected one of {known}. Pass the path of a file without a scheme."
+            f"source: got an address that begins with {scheme[0]}; expected one of {known}. "
+            "Pass the path of a file without a scheme."
         )
     return True
 
@@ -136,10 +139,10 @@ def _find_images(found: Iterable[Path], name: str) -> list[Path]:
             f"{name}: got {len(paths)} files and no image among them; expected {', '.join(IMAGE_SUFFIXES)}. "
             "Name the folder that holds the frames, or quote the pattern."
         )
-    return sorted(images, key=_natural_key)
+    return sorted(images, key=natural_key)
 
 
-def _natural_key(path: Path) -> tuple[list[str | int], str]:
+def natural_key(path: Path) -> tuple[list[str | int], str]:
     """Digits compare as numbers; the spelling breaks ties such as 1.png and 01.png."""
     parts = re.split(r"(\d+)", str(path).lower())
     return [int(part) if position % 2 else part for position, part in enumerate(parts)], str(path)
