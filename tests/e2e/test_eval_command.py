@@ -19,6 +19,7 @@ from sightline.cli import main
 from sightline.datasets.sot_text import read_rows
 from sightline.evaluation.run import describe, find_results, open_run, read_run, read_tracked
 from sightline.evaluation.sot import measure, summarise
+from sightline.runtime.store import BUNDLED
 from tests.e2e.scene import NUM_FRAMES, command, command_line, environment, names_in, pictures, truth, write_images
 from tests.trees import images, mot_sequence, numbered, write
 
@@ -262,14 +263,26 @@ def test_results_of_other_settings_are_refused_unless_begun_anew(data: Path, tmp
 
 
 def test_a_description_tells_weights_by_their_content(tmp_path: Path) -> None:
-    graphs = {
-        name: write(tmp_path / folder / name, text)
-        for folder, name, text in [("a", "encode.onnx", "1"), ("b", "track.onnx", "2")]
-    }
-    one, other = (describe("vittrack", weights=path) for path in graphs.values())
-    assert one != other and {**one, "weights_sha256": ""} == {**other, "weights_sha256": ""}
+    one = describe("vittrack", weights=write(tmp_path / "a" / "vitTracker.onnx", "1"))
+    other = describe("vittrack", weights=write(tmp_path / "b" / "vitTracker.onnx", "2"))
+    assert one["weights_sha256"] != other["weights_sha256"]
+    assert {**one, "weights_sha256": ""} == {**other, "weights_sha256": ""}
     assert one == describe("vittrack", weights=write(tmp_path / "c" / "renamed.onnx", "1"))
+    assert one == describe("vittrack", weights=tmp_path / "a")
     assert describe("csrt")["weights_sha256"] == ""
+
+
+def test_a_description_of_a_sidecar_tells_it_and_its_graph(tmp_path: Path) -> None:
+    sidecar = write(tmp_path / "mine.toml", (BUNDLED / "vittrack.toml").read_text())
+    write(tmp_path / "vitTracker.onnx", "1")
+    write(tmp_path / "other.onnx", "x")  # none of its graphs
+    first = describe(str(sidecar))
+    write(tmp_path / "other.onnx", "y")
+    assert describe(str(sidecar)) == first
+    write(tmp_path / "vitTracker.onnx", "2")
+    second = describe(str(sidecar))
+    write(sidecar, sidecar.read_text() + "\n")
+    assert len({one["weights_sha256"] for one in (first, second, describe(str(sidecar)))}) == 3
 
 
 def test_a_folder_that_no_run_wrote_is_left_alone(data: Path, tmp_path: Path, capsys: Capture) -> None:

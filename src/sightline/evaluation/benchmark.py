@@ -233,7 +233,7 @@ def _json(dataset: Dataset[Any], sources: Sequence[Source], protocol: str) -> Ou
     has_videos = bool(len(truth.video))
     rule = json_rule(protocol, has_videos, is_federated=truth.negative is not None)
     found = {source.name: read_results(source.path, truth, has_tracks=has_videos) for source in sources}
-    facts = _facts_of_dataset(dataset) | {"images": f"{len(truth.image):,}", "protocol": rule}
+    facts = _facts_of_dataset(dataset) | {"annotated images": f"{len(truth.image):,}", "protocol": rule}
     return Outcome(of_json(found, truth, rule, title=_title(dataset), facts=facts), list)
 
 
@@ -286,7 +286,8 @@ def _facts_of(source: Source) -> dict[str, str]:
 
 def _facts_of_dataset(dataset: Dataset[Any], num_frames: int | None = None) -> dict[str, str]:
     frames = "" if num_frames is None else f", {num_frames:,} frames"
-    return {"data set": f"{dataset.name} {dataset.split}, {len(dataset):,} sequences{frames}"}
+    items = {"images": "image"}.get(dataset.row.kind, "sequence") + "s" * (len(dataset) != 1)
+    return {"data set": f"{dataset.name} {dataset.split}, {len(dataset):,} {items}{frames}"}
 
 
 def _worst(report: Report, strip: Callable[[str, str], Strip]) -> list[Strip]:

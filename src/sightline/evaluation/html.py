@@ -172,8 +172,8 @@ def _picture_svg(picture: Picture) -> str:
         )
         ink = "#fff" if number == TRUE else colour(number)
         dash = ' stroke-dasharray="5 3"' if number == TRUE else ""
-        parts.append(f'<rect {place} stroke="#000" stroke-width="3" stroke-opacity=".55"/>')
-        parts.append(f'<rect {place} stroke="{ink}" stroke-width="1.8"{dash}/>')
+        parts.append(f'<rect {place} stroke="#000" stroke-width="2.6" stroke-opacity=".55"/>')
+        parts.append(f'<rect {place} stroke="{ink}" stroke-width="1.5"{dash}/>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{escape(picture.caption)}">{"".join(parts)}</svg>'

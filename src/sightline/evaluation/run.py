@@ -28,12 +28,14 @@ from sightline import __version__
 from sightline.building import located
 from sightline.datasets.clips import Clip
 from sightline.datasets.sot_text import read_rows
-from sightline.errors import DatasetError, SightlineError
+from sightline.errors import CheckpointError, DatasetError, SightlineError
 from sightline.files import atomic_path
 from sightline.results import number
-from sightline.runtime.store import sha256_of
-from sightline.trackers.opencv import OPENCV
+from sightline.runtime.sidecar import read_sidecar
+from sightline.runtime.store import BUNDLED, sha256_of
+from sightline.trackers.opencv import OPENCV, files_of
 from sightline.trackers.protocol import Tracker
+from sightline.trackers.zoo import entry_of
 from sightline.video.source import decode_ahead, open_source
 
 log = logging.getLogger("sightline")
@@ -58,10 +60,10 @@ def describe(
     device: str = "cpu",
     dataset: str = "",
 ) -> dict[str, Any]:
-    """All that results depend on, as JSON has it: equal descriptions, equal results. The arguments are `load`'s.
+    """What results depend on, but for the libraries beneath, as JSON has it. The arguments are those of `load`.
 
-    Weights are told by content: the SHA-256 of the file, of several files that of their digests in order of their
-    names; "" where there are none. Raises `UnknownModel` and `CheckpointError`.
+    Weights are told by content, with a sidecar that is no part of the package: the SHA-256 of the file, of several
+    files that of their digests; "" where there are none. Raises `UnknownModel` and `CheckpointError`.
     """
     return {
         "model": model,
@@ -75,18 +77,33 @@ def describe(
 
 
 def _digest(model: str, weights: Path | None) -> str:
-    paths = [Path(model)] if model.endswith(".toml") else []
-    if model in OPENCV or paths:
-        home = weights or (paths[0].parent if paths else None)
-    else:
-        home = located(model, weights)
-    if home is not None:
-        paths += sorted(path for path in home.iterdir() if path.is_file()) if home.is_dir() else [home]
     try:
-        digests = [sha256_of(path) for path in dict.fromkeys(paths)]
+        digests = [sha256_of(path) for path in _files_of(model, weights)]
     except OSError as error:
-        raise DatasetError(f"{error.filename}: got '{error.strerror}'; expected a readable file. Check it.") from error
+        raise CheckpointError(
+            f"{error.filename}: got '{error.strerror}'; expected a readable file. Check the path."
+        ) from error
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+
+
+def _files_of(model: str, weights: Path | None) -> list[Path]:
+    """The files that make a tracker what it is."""
+    if model in OPENCV:
+        return files_of(model, OPENCV[model], weights)
+    if model.endswith(".toml"):
+        return [Path(model), *_graphs_of(Path(model), weights)]
+    place = located(model, weights)
+    if sidecar := entry_of(model).sidecar:
+        return _graphs_of(BUNDLED / sidecar, place)
+    return sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+
+
+def _graphs_of(path: Path, place: Path | None) -> list[Path]:
+    """The graphs that a sidecar names, in a folder, or the one file."""
+    sidecar, place = read_sidecar(path), place or path.parent
+    if place.is_file():
+        return [place]
+    return [place / name for name in (sidecar.encode_file, sidecar.file) if name]
 
 
 def open_run(folder: Path, about: Mapping[str, Any], *, resume: bool = True) -> None:
