@@ -63,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (here / "frames").mkdir()
     for index, picture in enumerate(frames()):
         cv2.imwrite(str(here / "frames" / f"{index}.png"), picture[..., ::-1])
+    write_sequences(here)
     torch.manual_seed(0)
     torch.save({"net": empty_model("mvt").state_dict(), "epoch": 100}, here / "MobileViT_Track_ep0100.pth.tar")
     with pytest.MonkeyPatch.context() as patch:
@@ -70,6 +71,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SIGHTLINE_CACHE", str(here / "cache"))
         patch.setattr(cv2, "VideoCapture", Camera)
         yield here
+
+
+def write_sequences(here: Path) -> None:
+    """truth.txt and boxes.txt of the clip, and sequences/ with the clip as a sequence of a person's own."""
+    truth = [(100 + 2 * step, 50 + step, 40, 90) for step in range(12)]
+    sequence = here / "sequences" / "clip"
+    sequence.mkdir(parents=True)
+    for path in (here / "truth.txt", here / "boxes.txt", sequence / "groundtruth.txt"):
+        path.write_text("".join(f"{x},{y},{w},{h}\n" for x, y, w, h in truth))
+    (sequence / "img").symlink_to(here / "frames")
 
 
 def run(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -85,7 +96,7 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     told = capsys.readouterr()
     assert status == (2 if arguments == ["track", "clip.mp4"] else 0), told.err
     for flag, name in pairwise(arguments):
-        if flag in ("-o", "--results", "--plot", "--contact-sheet"):
+        if flag in ("-o", "--results", "--plot", "--contact-sheet", "--report"):
             assert_is_whole(Path(name))
     return told.out + told.err
 
@@ -104,6 +115,8 @@ def assert_is_whole(path: Path) -> None:
         case ".mp4" | ".gif":
             with open_source(path) as source:
                 assert sum(frame.rgb is not None for frame in source) >= 5
+        case ".html":
+            assert "<svg" in path.read_text()
         case ".png":
             picture = cv2.imread(str(path))
             assert picture is not None and picture.std() > 5
