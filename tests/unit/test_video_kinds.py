@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from sightline.errors import VideoError
-from sightline.video import live
 from sightline.video.sink import VideoSink
 from sightline.video.source import Source, open_source
 
@@ -258,7 +257,9 @@ def test_a_file_without_its_index_is_refused_in_a_sentence(tmp_path: Path):
 def test_numbers_and_addresses_are_live(monkeypatch: pytest.MonkeyPatch, source: int | str, address: int | str | None):
     asked: list[tuple[int | str, int]] = []
     opened = Source("live", None, False, None, lambda: iter(()), is_live=True)
-    monkeypatch.setattr(live, "open_live", lambda address, start: asked.append((address, start)) or opened)
+    monkeypatch.setattr(
+        "sightline.video.source.open_live", lambda address, start: asked.append((address, start)) or opened
+    )
     assert open_source(source) is opened
     assert open_source(source, start=3) is opened  # whether it has a frame 3 is known there
     assert asked == [(source if address is None else address, start) for start in (0, 3)]

@@ -32,7 +32,7 @@ from sightline.errors import VideoError
 from sightline.imaging.frames import to_rgb
 from sightline.types import Frame
 from sightline.video.decode import picture_to_rgb, video_stream
-from sightline.video.source import Source, open_video
+from sightline.video.film import Source, open_video
 
 __all__ = ["mask_secrets", "open_live"]
 
