@@ -29,7 +29,8 @@ NASTY = '<b>&"x'  # a legal name of a folder
 TRUTH = {"first": truth(), "second": truth(target=1), NASTY: truth()[::-1]}
 # Python for the start of a process: every step takes a tenth of a second more, so that a kill finds it at work.
 SLOWLY = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
 from sightline.trackers.template_search import TemplateSearchTracker as T
 step = T.update
 T.update = lambda self, *given: (time.sleep(0.1), step(self, *given))[1]
