@@ -88,13 +88,13 @@ def build_model(
 
     weights: an official or converted file, None for the bundled or added one. options: fields of the model's config.
     """
+    path = weights_file(name, weights)
     need_torch(f"the torch network of {name!r}")
     import torch
 
     from sightline.checkpoints.files import read_weights
     from sightline.checkpoints.official import check_against
 
-    path = weights_file(name, weights)
     model = empty_model(name, options)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     tensors = read_weights(path).tensors

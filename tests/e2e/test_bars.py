@@ -138,11 +138,13 @@ SCRIPTS = [
     "presence",
     "live",
     "evaluate_lasot",
-    "evaluate_mot17",
 ]
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, pytest.param("ostrack_elimination", marks=pytest.mark.torch)])
+@pytest.mark.parametrize(
+    "script",
+    [*SCRIPTS, *(pytest.param(name, marks=pytest.mark.torch) for name in ("ostrack_elimination", "evaluate_mot17"))],
+)
 def test_benchmarks_explain_themselves(script: str) -> None:
     done = subprocess.run([sys.executable, BENCHMARKS / f"{script}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
