@@ -20,6 +20,8 @@ MUST_HAVE = (
     "weights/WEIGHTS.md",
     "weights/sightline-nano/encode.onnx",
     "weights/sightline-nano/track.onnx",
+    "weights/vittrack.toml",
+    "datasets/splits/got10k_vot_train.txt",
 )
 
 
