@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import shutil
 import signal
 import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sightline.cli import main
 from sightline.datasets.sot_text import read_rows
+from sightline.datasets.table import open_dataset
 from sightline.evaluation.run import describe, find_results, open_run, read_run, read_tracked
 from sightline.evaluation.sot import measure, summarise
 from sightline.runtime.store import BUNDLED
@@ -64,6 +68,13 @@ def tracked(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 EVAL = ["eval", "--model", "sightline-nano", "--dataset", "folder", "--threads", "1"]
 
 
+def described(data: Path, **settings: Any) -> dict[str, Any]:
+    """What a run of sightline-nano on a folder of clips says of itself."""
+    opened = open_dataset("folder", "", data)
+    clips = list(opened)
+    return describe("sightline-nano", dataset="folder", split=opened.split, data=opened.folder, clips=clips, **settings)
+
+
 def boxes_of(folder: Path) -> dict[str, str]:
     return {name: (folder / f"{name}.txt").read_text() for name in TRUTH}
 
@@ -71,7 +82,7 @@ def boxes_of(folder: Path) -> dict[str, str]:
 # Tracks and scores
 
 
-def test_tracking_leaves_boxes_and_times_and_says_whose_they_are(tracked: Path) -> None:
+def test_tracking_leaves_boxes_and_times_and_says_whose_they_are(data: Path, tracked: Path) -> None:
     assert names_in(tracked) == sorted([*(f"{n}{end}.txt" for n in TRUTH for end in ("", "_time")), "run.json"])
     for name, xywh in TRUTH.items():
         rows, seconds = read_rows(tracked / f"{name}.txt"), read_rows(tracked / f"{name}_time.txt", [1])
@@ -80,7 +91,8 @@ def test_tracking_leaves_boxes_and_times_and_says_whose_they_are(tracked: Path) 
         assert (seconds > 0).all()
         assert measure(rows, xywh).auc > 0.6
     about = read_run(tracked)
-    assert about == describe("sightline-nano", dataset="folder")
+    assert about == described(data)
+    assert len(about["frames"]) == len(TRUTH) and about["split"] == "all" and about["data"] == str(data.resolve())
     assert len(about["weights_sha256"]) == 64
 
 
@@ -260,7 +272,49 @@ def test_results_of_other_settings_are_refused_unless_begun_anew(data: Path, tmp
     assert boxes_of(out) == before
     assert main([*given, "--set", "search_factor=5", "--no-resume"]) == 0
     assert boxes_of(out) != before
-    assert read_run(out) == describe("sightline-nano", settings={"search_factor": 5.0}, dataset="folder")
+    assert read_run(out) == described(data, settings={"search_factor": 5.0})
+
+
+def copied(data: Path, to: Path) -> Path:
+    shutil.copytree(data, to)
+    return to
+
+
+def test_data_may_move_but_results_on_other_frames_are_refused(
+    data: Path, tracked: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, moved = copied(tracked, tmp_path / "out"), copied(data, tmp_path / "moved")
+    given = [*EVAL, "--data", str(moved), "--out", str(out)]
+    assert main(given) == 0
+    assert read_run(out) == described(moved) != described(data)
+    shutil.rmtree(moved / "second" / "img")
+    write_images(moved / "second" / "img", [frame // 2 for frame in pictures()])
+    capsys.readouterr()
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "second.txt: got results on other frames" in said
+    (out / "second.txt").unlink()  # of a sequence that is not done, frames may change
+    assert main(given) == 0
+    assert read_run(out) == described(moved)
+    about = read_run(out)
+    assert about is not None
+    write(out / "run.json", {**about, "frames": "none"})
+    assert main(given) == 2
+    assert "got results on other frames" in capsys.readouterr().err
+    write(out / "run.json", {**about, "split": "val"})
+    assert main(given) == 2
+    assert "got results with split 'val'; expected 'all'" in capsys.readouterr().err
+
+
+def test_results_are_not_put_into_the_data_set(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    own = copied(data, tmp_path / "own")
+    monkeypatch.chdir(own)
+    for flags in (["--out", str(own / "boxes")], ["--out", "."], []):
+        assert main([*EVAL, "--data", str(own), *flags]) == 2
+        assert "inside the data set" in capsys.readouterr().err
+    assert names_in(own) == sorted(TRUTH)
 
 
 def test_a_description_tells_weights_by_their_content(tmp_path: Path) -> None:
@@ -297,7 +351,7 @@ def test_results_of_another_sequence_of_that_name_are_refused(
     data: Path, tracked: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "out"
-    open_run(out, describe("sightline-nano", dataset="folder"))
+    open_run(out, described(data))
     write(out / "first.txt", (tracked / "second.txt").read_text())
     assert main([*EVAL, "--data", str(data), "--out", str(out)]) == 2
     assert "first.txt: got 12 rows, first 230,120,40,60; expected 12, first 40,60,48,48" in capsys.readouterr().err
@@ -319,6 +373,10 @@ def test_a_broken_frame_does_not_stop_the_other_sequences(tmp_path: Path, data: 
     assert (tmp_path / "out" / "second.txt").exists() and not (tmp_path / "out" / "first.txt").exists()
     broken.write_bytes(whole)
     assert main(given) == 0
+    for name in ("first", "second"):
+        (tmp_path / "data" / name / "img" / "7.png").write_bytes(whole[: len(whole) // 2])
+    assert main([*given, "--no-resume"]) == 2
+    assert "(2 of 2 sequences failed, first, second; the others" in capsys.readouterr().err
 
 
 # Results that are there
@@ -404,7 +462,69 @@ def test_kitti_scores_cars_and_pedestrians_apart(tmp_path: Path) -> None:
     assert found["mine, pedestrian"]["overall"]["CLR_FN"]["value"] == 63
 
 
+# The table
+
+
+def blocks(printed: str) -> list[list[str]]:
+    return [part.splitlines() for part in printed.split("\n\n") if part.startswith("tracker")]
+
+
+@pytest.mark.parametrize("columns", [16, 30, 50, 61, 80, 200])
+def test_a_narrow_terminal_shows_every_number(
+    data: Path, tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, columns: int
+) -> None:
+    long = copied(tracked, tmp_path / f"a-{'long-' * 20}name")
+    (long / "run.json").unlink()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["eval", "--results", str(long), "--dataset", "folder", "--data", str(data)]) == 0
+    found = blocks(capsys.readouterr().out)
+    assert len(found) > 1 or columns == 200
+    headings = [word for block in found for word in block[0].split()[1:]]
+    assert headings == ["frames/s", "AUC", "P", "Pn", "AO", "SR.5", "SR.75", "fr0", "1-SR50"]
+    numbers = [word for block in found for word in block[1].split()[1:]]
+    assert len(numbers) == len(headings)
+    mean = summarise([measure(read_rows(tracked / f"{name}.txt"), xywh) for name, xywh in TRUTH.items()])
+    assert numbers[1] == f"{100 * mean.auc:.2f}" and numbers[-2] == f"{100 * mean.fr0:.2f}"
+    words = [*numbers, *(word for block in found for word in " ".join(block[2:]).split())]
+    assert all(re.fullmatch(r"[0-9]+(\.[0-9]+)?(\.\.[0-9.]+)?", word) for word in words)
+    assert len(words) == 2 * len(numbers) - 1  # each but the speed with its interval
+    assert all(len(line.rstrip()) <= max(columns, 26) for block in found for line in block)
+
+
+def test_short_results_are_told_with_their_scores(data: Path, tracked: Path, tmp_path: Path, capsys: Capture) -> None:
+    part = copied(tracked, tmp_path / "part")
+    write(part / "second.txt", lines(read_rows(part / "second.txt")[:5]))
+    flags = [word for suffix in ("json", "html", "md") for word in ("--report", str(tmp_path / f"r.{suffix}"))]
+    given = ["eval", "--dataset", "folder", "--data", str(data)]
+    assert main([*given, "--results", str(part), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "note: sightline-nano: results with fewer rows" in printed
+    assert "too few for an interval" in " ".join(printed.split())
+    texts = [(tmp_path / f"r.{suffix}").read_text() for suffix in ("json", "html", "md")]
+    assert all("second 5 of 12 frames" in " ".join(text.split()) for text in [printed, *texts])
+    assert not any("first 12 of" in text for text in [printed, *texts])
+    assert main([*given, "--results", str(tracked)]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 # Two files
+
+
+def test_a_short_result_beside_its_truth_is_told(tmp_path: Path, capsys: Capture) -> None:
+    assert two(tmp_path, lines(TRUTH["first"]), lines(TRUTH["first"][:3])) == 0
+    assert "3 of 12 frames" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_result_in_the_place_of_the_truth_is_asked_about(tmp_path: Path, capsys: Capture) -> None:
+    for found in (MOT_FOUND, MOT_FOUND.replace(",1,-1", ",0.75,-1")):
+        assert two(tmp_path, found, MOT_TRUE.replace(",8,1", ",1,1")) == 0
+        assert "is the ground truth first?" in " ".join(capsys.readouterr().out.split())
+    assert two(tmp_path, MOT_FOUND, MOT_TRUE) == 2  # a class that no result has
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "result.txt:3: got class 8" in said and "is the ground truth first?" in said
+    for true, found in ((MOT_TRUE, MOT_FOUND), (MOT_FOUND, MOT_FOUND)):  # the second: MOT15's, also of 10 columns
+        assert two(tmp_path, true, found) == 0
+        assert "ground truth first" not in capsys.readouterr().out
 
 
 def two(tmp_path: Path, true: str, found: str, *flags: str, suffix: str = ".txt") -> int:
@@ -560,6 +680,9 @@ def test_the_table_says_not_one_shot_too(tmp_path: Path, capsys: Capture) -> Non
         (["--dataset", "folder", "--model", "sightline-nano", "--set", "windo=1"], "windo"),
         (["--dataset", "folder", "--model", "sightline-nano", "--workers", "0"], "workers: got 0; expected 1 to 64"),
         (["--dataset", "folder", "--model", "sightline-nano", "--split", "tes"], "split of folder: got 'tes'"),
+        (["--dataset", "folder", "--results", "r", "--set", "a=1", "--workers", "2"], "got --set, --workers without"),
+        (["--dataset", "folder", "--results", "r", "--no-resume", "--weights", "w"], "got --weights, --no-resume"),
+        (["a.txt", "b.txt", "--out", "o"], "files: got 2 beside --out"),
         (["--dataset", "folder", "--results", "nowhere"], "results nowhere: got no folder"),
         (["--dataset", "folder", "--results", "."], "results .: got no result of 3 sequences"),
         (["--dataset", "folder", "--results", "r", "--report", "r.pdf"], "r.pdf: got suffix '.pdf'"),

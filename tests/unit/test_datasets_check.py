@@ -9,6 +9,7 @@ import pytest
 
 from sightline.datasets.check import Finding, check, check_frames
 from sightline.datasets.table import open_dataset
+from sightline.errors import DatasetError
 from tests.trees import (
     coco_json,
     davis_tree,
@@ -194,6 +195,58 @@ def test_every_id_that_is_there_twice_and_every_number_that_is_none(tmp_path: Pa
         "seq/gt/gt.txt:2: got id 'x'; expected a number, commas between columns. Correct the line.",
         "seq/gt/gt.txt:3: the id of line 1 again in the same frame",
     ]
+
+
+def test_every_kind_of_fault_of_a_sequence_that_cannot_be_read(tmp_path: Path) -> None:
+    rows = ("1,1,1,2,3,4", "1,1,5,5,2,4", "2,1,3,2,0,4", "3,1,99,2,3,4", "4,1,nan,3,3,3", "6,1,3,3,3,3", "5,1,3,3,3,3")
+    home = mot_sequence(tmp_path / "seq", gt="".join(f"{row},1,1,1\n" for row in rows))
+    write(home / "img1" / "000005.jpg", image_bytes(".jpg", 32, 24))
+    (report,) = list(check(open_dataset("mot", root=tmp_path)))[1:]
+    assert report.num_frames == 5
+    assert [str(finding).replace(f"{tmp_path}/", "") for finding in report.findings] == [
+        "seq/gt/gt.txt:5: a number that is not finite",
+        "seq/gt/gt.txt:2: the id of line 1 again in the same frame",
+        "seq/gt/gt.txt:6: a frame outside the sequence; they count from 1 to 5",
+        "seq/gt/gt.txt:3: box 3,2,0,4 has no area",
+        "seq/gt/gt.txt:4: box 99,2,3,4 lies outside the image, 64 x 48 pixels",
+        "seq/img1/000005.jpg: got 32 x 24 pixels; stated are 64 x 48 pixels",
+    ]
+    (home / "img1" / "000003.jpg").unlink()
+    (report,) = list(check(open_dataset("mot", root=tmp_path)))[1:]
+    assert report.num_frames == 4
+    assert "seq/img1: got 4 frames; expected 5, as annotated. Complete the folder." in found("mot", tmp_path)
+
+
+def test_two_faults_of_one_line_are_both_told(tmp_path: Path) -> None:
+    mot_sequence(tmp_path / "seq", gt="1,1,1,2,3,4,1,1,1\n2,1,1,2,0,4,1,1.5,1\n")
+    refused, flat = found("mot", tmp_path)
+    assert refused.startswith("seq/gt/gt.txt:2: got class 1.5; expected a whole number")
+    assert flat == "seq/gt/gt.txt:2: box 1,2,0,4 has no area"
+
+
+def test_a_sequence_without_its_files_is_found_and_not_left_out(tmp_path: Path) -> None:
+    for name in ("whole", "no_info", "no_truth"):
+        mot_sequence(tmp_path / name)
+    assert found("mot", tmp_path / "whole") == []
+    (tmp_path / "no_info" / "seqinfo.ini").unlink()
+    (tmp_path / "no_truth" / "gt" / "gt.txt").unlink()
+    no_info, no_truth = found("mot", tmp_path)
+    assert no_info.startswith("no_info/seqinfo.ini: got 'No such file")
+    assert no_truth == "no_truth/gt/gt.txt: no such file: nothing is annotated"
+    with pytest.raises(DatasetError, match=r"no_info/seqinfo.ini: got 'No such file"):
+        open_dataset("mot", root=tmp_path)["no_info"]
+
+
+@pytest.mark.parametrize("where", ["img", "."])
+def test_frames_without_a_text_file_are_found_and_not_left_out(tmp_path: Path, where: str) -> None:
+    own(tmp_path, "1,2,3,4\n")
+    images(tmp_path / "b" / where, numbered(2))
+    (tmp_path / "notes").mkdir()  # which holds no frames
+    assert open_dataset("folder", root=tmp_path).names == ["a", "b"]
+    told = "b/groundtruth.txt: got no such file; expected one x,y,w,h row per frame. Add it, or move the folder away."
+    assert found("folder", tmp_path) == [told]
+    with pytest.raises(DatasetError, match=r"b/groundtruth.txt: got no such file"):
+        list(open_dataset("folder", root=tmp_path))
 
 
 def test_mot_faults_outside_the_rows(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from sightline.cli.data import data
+from sightline.datasets.check import check
 from sightline.datasets.images import Annotated
 from sightline.datasets.root import bare, config_file
 from sightline.datasets.table import DATASETS, NothingThere, dataset_row, folder_of, open_dataset
@@ -17,7 +19,7 @@ from sightline.evaluation.protocols import PROTOCOLS
 from sightline.imaging import headers
 from sightline.imaging.frames import read_image
 from sightline.imaging.headers import image_size
-from tests.trees import FOUR, coco_json, image_bytes, images, write
+from tests.trees import FOUR, coco_json, image_bytes, images, numbered, write
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +131,8 @@ def test_a_persons_own_data_are_the_root_whatever_lies_in_it(tmp_path: Path) -> 
         ("data = ", "config.toml: got 'Invalid value.*; expected a TOML file. Correct it"),
         ("data = 3", "config.toml: got .*; expected data = .FOLDER."),
         ('datasets = "x"', "config.toml: got .*; expected data"),
+        ('dta = "x"', "config.toml: got the key dta; expected one of data, datasets. Did you mean data?"),
+        ('[datasets]\nlasoot = "x"', "config.toml: got the key datasets.lasoot; expected one of lasot.* mean lasot?"),
         ("[datasets]\nlasot = 3", "config.toml: got"),
         (
             'data = "/nowhere/at/all"',
@@ -199,3 +203,25 @@ def test_the_page_names_every_data_set_with_its_counts() -> None:
         for split, count in row.counts.items():
             if row.page and not name.startswith("mot"):
                 assert f"{split} {count or ''}".strip() in told, (name, split)
+
+
+def test_splits_that_a_folder_names_itself(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        images(tmp_path / name / "img", numbered(1))
+        write(tmp_path / name / "groundtruth.txt", "1,2,3,4\n")
+    with pytest.raises(DatasetError, match=r"^split of folder: got 'test'; expected one of all. Name others in .*json"):
+        open_dataset("folder", "test", tmp_path)
+    write(tmp_path / "split.json", {"mysplit": ["b"]})
+    mine = open_dataset("folder", "mysplit", tmp_path)
+    assert ([clip.name for clip in mine], mine.split) == (["b"], "mysplit")
+    assert [report.name for report in check(mine)] == ["", "b"]
+    with pytest.raises(DatasetError, match=r"^split of folder: got 'test'; expected one of all, mysplit. Choose one"):
+        open_dataset("folder", "test", tmp_path)
+
+
+def test_a_variable_that_names_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLINE_DATA", str(tmp_path / "none"))
+    with pytest.raises(DatasetError, match=r"^SIGHTLINE_DATA: got .*/none, which is no folder; expected one"):
+        folder_of("lasot")
+    with pytest.raises(DatasetError, match=r"^SIGHTLINE_DATA: got .*/none, which is no folder; expected one"):
+        data()

@@ -358,7 +358,7 @@ def test_ground_truth_is_kept_by_mark_and_class() -> None:
 @pytest.mark.parametrize("class_id", [0, 14, -1])
 def test_a_class_that_does_not_exist_is_refused(class_id) -> None:
     true = [(0, 1, 0, 1, 1), (0, 2, 100, 0, class_id)]
-    with pytest.raises(DatasetError, match=rf"got class {class_id} in row 1; expected 1..13"):
+    with pytest.raises(DatasetError, match=rf"row 1: got class {class_id}; expected 1..13"):
         challenge(true, [])
     assert left(challenge(true, [], "none")) == (1, 0)
 

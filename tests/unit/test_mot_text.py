@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.datasets.mot_text import read_kitti, read_mot_result, read_mot_truth
+from sightline.datasets.mot_text import FileRows, read_kitti, read_mot_result, read_mot_truth
 from sightline.errors import DatasetError
+from sightline.evaluation.mot_preprocess import MOT_RULES, motchallenge
 
 ROW = "1,2,10,20,30,40,1,-1,-1,-1"
 TRUTH = "1,1,912,484,97,109,0,7,1"
@@ -120,12 +121,15 @@ REFUSED = [
     ("1,2,3\n", "1: got 3 columns; expected 6 to 10: frame, id, x, y, w, h"),
     (f"{ROW},1\n", "1: got 11 columns; expected 6 to 10"),
     (f"{ROW}\n2,2,10,20,30,40,1\n", "2: got 7 columns; expected 10, as in line 1"),
-    (f"{ROW}\n2,2,10,20\n{ROW}\n", "2: got 4 columns; expected 10, as in line 1"),
+    (f"{ROW}\n2,2,10,20\n{ROW}\n", r"2: got 4 columns; expected 10, as in line 1\. Correct"),
     (f"1,2,1,2,3,4\n{ROW}\n", "2: got 10 columns; expected 6, as in line 1"),
     (f"{ROW}\n{ROW.replace(',', ' ')}\n", "2: got 1 columns; expected 10, as in line 1"),
     (f"{ROW.replace(',', ' ')}\n{ROW}\n", "2: got 1 columns; expected 10, as in line 1"),
     (f"{ROW}\n1 2,3,10,20,30,40,1,-1,-1,-1\n", "2: got frame '1 2'; expected a number, commas between columns"),
-    ("1;2;10;20;30;40\n", "1: got 1 columns"),
+    ("1;2;10;20;30;40\n", "1: got 1 columns; .*, with commas or blanks as the delimiter, not semicolons. Correct"),
+    (f"{ROW}\n{ROW.replace(',', ';')}\n", "2: got 1 columns; .*, and the same delimiter, commas, in every line"),
+    (f"{ROW}\n{ROW.replace(',', ' ')}\n", "2: got 1 columns; .*, and the same delimiter, commas, in every line"),
+    (f"{ROW.replace(',', ' ')}\n{ROW}\n", "2: got 1 columns; .*, and the same delimiter, blanks, in every line"),
     (f"{ROW}\n2,2,a,20,30,40,1,-1,-1,-1\n", "2: got x 'a'; expected a number"),
     (f"{ROW}\n2,2,,20,30,40,1,-1,-1,-1\n", "2: got x ''; expected a number"),
     (f"{ROW}\n2,2,1_0,20,30,40,1,-1,-1,-1\n", "2: got x '1_0'; expected a number"),
@@ -140,7 +144,7 @@ REFUSED = [
     (f"{ROW}\n2,2,10,20,30,40,-nan,-1,-1,-1\n", r"2: got mark -?nan; expected a finite number"),
     (f"{ROW}\n2,2,1e10,20,30,40,1,-1,-1,-1\n", "2: got x 10000000000; expected a finite number of at most 1e"),
     (f"{ROW}\nnan,2,10,20,30,40,1,-1,-1,-1\n", "2: got frame nan; expected a whole number in 1.."),
-    (f"{ROW}\n0,2,10,20,30,40,1,-1,-1,-1\n", "2: got frame 0; expected a whole number in 1..9"),
+    (f"{ROW}\n0,2,10,20,30,40,1,-1,-1,-1\n", "2: got frame 0; expected a whole number in 1..9: frames count from 1"),
     (f"{ROW}\n10,2,10,20,30,40,1,-1,-1,-1\n", "2: got frame 10; expected a whole number in 1..9"),
     (f"{ROW}\n2.5,2,10,20,30,40,1,-1,-1,-1\n", "2: got frame 2.5; expected a whole number"),
     (f"{ROW}\n2,912.25,10,20,30,40,1,-1,-1,-1\n", "2: got id 912.25; expected a whole number"),
@@ -199,3 +203,20 @@ def test_short_ground_truth_is_refused(tmp_path) -> None:
 def test_no_frames_at_all(tmp_path) -> None:
     with pytest.raises(DatasetError, match="1: got frame 1; expected a whole number in 1..0"):
         read_mot_result(file(tmp_path, ROW), num_frames=0)
+
+
+def test_a_frame_beyond_a_half_is_told_how_frames_count(tmp_path) -> None:
+    path = file(tmp_path, ROW.replace("1,", "300,", 1))
+    with pytest.raises(DatasetError, match=r"got frame 300; expected .* in 1..299: frames of a half are counted anew"):
+        read_mot_result(path, 299, is_of_half=True)
+    with pytest.raises(DatasetError, match=r"got frame 300; expected .* in 1..299: frames count from 1\."):
+        read_mot_result(path, 299)
+
+
+def test_a_class_that_does_not_exist_is_told_with_file_and_line(tmp_path) -> None:
+    rows = read_mot_truth(file(tmp_path, "1,1,9,9,9,9,1,1,1\n2,1,9,9,9,9,1,1,1\n3,1,9,9,9,9,1,-1,1\n"))
+    assert isinstance(rows, FileRows)
+    result = read_mot_result(file(tmp_path, "1,1,9,9,9,9\n", "b.txt"))
+    for truth in (rows, rows.take(rows.frame >= 1, 1)):  # of a part, the line is still the file's
+        with pytest.raises(DatasetError, match=rf"^{tmp_path}/a.txt:3: got class -1; expected 1..13. Correct the line"):
+            motchallenge(truth, result, 3, MOT_RULES["MOT17"])

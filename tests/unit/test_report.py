@@ -8,6 +8,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -214,6 +215,42 @@ def test_a_report_of_many_targets_has_combined_values_intervals_and_curves() -> 
     copies = multi_object(scores, title="mot", groups=["a"] * 5)
     assert math.isnan(copies.trackers[0].overall["HOTA"].low)
     assert "intervals" in report.facts and "intervals" not in copies.facts
+    assert "5 sequences: too few" in report.facts["intervals"] and not report.notes
+
+
+def test_every_number_of_many_targets_is_in_the_reports() -> None:
+    scores = {"good": mot_scores(0.05), "bad": mot_scores(0.2)}
+    report = multi_object(scores, title="mot")
+    together = combine(list(scores["good"].values())).summary()
+    stored = json.loads(json_text(report))["trackers"][0]["overall"]
+    assert {key: one["value"] for key, one in stored.items()} == together
+    assert {"DetRe", "AssPr", "MOTP", "MT", "Frag", "IDR", "sMOTA", "OWTA"} < set(together)
+    line = next(csv.DictReader(io.StringIO(csv_text(report))))
+    assert {key: float(line[key]) for key in together} == together
+    assert "sMOTA" not in markdown_text(report)
+
+
+def test_that_nothing_is_true_is_told() -> None:
+    nothing, rows = MotRows(*(column[:0] for column in mot_rows(0, 4, 0, 1))), mot_rows(0, 4, 0, 1)
+    report = multi_object({"x": {"empty": score_mot(nothing, rows, 4, "none")}}, title="mot")
+    assert report.trackers[0].overall["MOTA"].value < 0 == report.trackers[0].rows["empty"]["MOTA"]
+    assert report.notes == ("x: there is no true box to score, so that MOTA and its kin say nothing",)
+
+
+def test_ten_sequences_are_enough_for_an_interval() -> None:
+    many = [replace(clip, name=f"{clip.name}{number}") for number in range(3) for clip in clips()]
+    slow = entrant("slow", 0.4).tracked
+    tracked = {clip.name: slow[clip.name[:-1]] for clip in many}
+    assert "too few" not in single_object(many, [Entrant("slow", tracked)], PLAIN, title="").facts["intervals"]
+    assert "4 sequences: too few" in single_object(clips(), [Entrant("", slow)], PLAIN, title="").facts["intervals"]
+
+
+def test_results_that_are_cut_are_named() -> None:
+    whole = entrant("x", 0.4)
+    cut = {name: Tracked((one.runs[0][:9],), None) if name == "two" else one for name, one in whole.tracked.items()}
+    notes = single_object(clips(), [whole, Entrant("cut", cut)], PLAIN, title="").notes
+    assert len(notes) == 1 and notes[0].startswith("cut: ") and notes[0].endswith(": two 9 of 40 frames")
+    assert not single_object(clips(), [Entrant("cut", cut)], find_protocol("pytracking"), title="").notes
 
 
 # JSON

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 import tyro
 
 from sightline.datasets.check import check
-from sightline.datasets.root import dataset_folder
+from sightline.datasets.root import dataset_folder, is_root_named
 from sightline.datasets.table import DATASETS, Dataset, NothingThere, chosen_split, dataset_row, folder_of, open_dataset
 from sightline.errors import DatasetError, SightlineError
 
@@ -63,8 +63,8 @@ def show_all(root: Path | None) -> None:
 
     from sightline.cli.models import console, grid
 
-    if root is not None:
-        dataset_folder("", (), root)  # which refuses what is no folder
+    if root is not None or is_root_named():
+        dataset_folder("", (), root, DATASETS)  # which refuses what is no folder
     out = console()
     table = grid("name", "what", "splits", "folder")
     for column in table.columns:
@@ -90,7 +90,7 @@ def check_splits(name: str, root: Path | None, split: str, every_image: bool) ->
     known, row = dataset_row(name)
     folder_of(known, root)  # what is no folder is bad input, unlike what a copy holds
     status, absent = [], {}
-    for one in [chosen_split(known, split)] if split else row.splits:
+    for one in [chosen_split(known, split, root)] if split else row.splits:
         try:
             dataset = open_dataset(known, one, root)
         except NothingThere as error:

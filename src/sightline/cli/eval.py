@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sightline.cli.models import console, grid
 from sightline.datasets.clips import Clip
-from sightline.datasets.table import open_dataset
+from sightline.datasets.table import Dataset, open_dataset
 from sightline.errors import DatasetError
 from sightline.evaluation.benchmark import check_whole, is_hidden, json_file, pack, sources_of
 from sightline.evaluation.benchmark import evaluate as evaluate_dataset
@@ -39,6 +39,8 @@ from sightline.files import atomic_path
 from sightline.loading import Backend, load, parse_options
 
 MAX_WORKERS = 64
+MIN_NAME = 12  # characters that are left of a tracker's name, however narrow the terminal
+GAP = 2  # blanks between columns
 TEXTS = {".csv": csv_text, ".json": json_text, ".md": markdown_text}
 SUFFIXES = (*TEXTS, ".html")
 
@@ -105,9 +107,26 @@ def evaluate(
         threads: Threads of the network in each process; 0 shares the cores.
     """
     check_reports(report, [*files, *results])
+    of_models = [
+        name
+        for name, is_given in (
+            ("--weights", weights is not None),
+            ("--set", bool(settings)),
+            ("--workers", workers != 1),
+            ("--out", out is not None),
+            ("--no-resume", not resume),
+            ("--backend", backend != "auto"),
+            ("--device", device != "cpu"),
+            ("--threads", threads != 0),
+        )
+        if is_given
+    ]
     if files:
-        if len(files) != 2 or dataset or model or results or submission:
-            beside = " beside --dataset, --model, --results or --submission" if len(files) == 2 else ""
+        others = [("--dataset", dataset), ("--model", model), ("--results", results), ("--submission", submission)]
+        others += [("--split", split), ("--data", data)]
+        beside_them = [name for name, given in others if given] + of_models
+        if len(files) != 2 or beside_them:
+            beside = f" beside {', '.join(beside_them)}" if len(files) == 2 else ""
             raise DatasetError(
                 f"files: got {len(files)}{beside}; expected two alone, ground truth and result. Write: sightline eval "
                 "GT.txt RESULT.txt"
@@ -121,6 +140,11 @@ def evaluate(
         raise DatasetError(
             f"eval: got {'neither a model nor results' if dataset else 'no data set'}; expected two files, or "
             "--dataset with --model or --results. Run: sightline eval --help"
+        )
+    if not model and of_models:
+        raise DatasetError(
+            f"eval: got {', '.join(of_models)} without --model; expected a model to track with. Leave them out, or add "
+            "--model."
         )
     if len(model) > 1 and (weights or settings):
         raise DatasetError(
@@ -143,11 +167,17 @@ def evaluate(
         )
     with reports(report) as outputs:
         folders = [folder_of(run.model, opened.name, out, len(runs)) for run in runs]
+        for folder in folders:
+            if folder.resolve().is_relative_to(opened.folder.resolve()):
+                raise DatasetError(
+                    f"{folder}: got a folder inside the data set {opened.folder}; expected one elsewhere for results. "
+                    "Choose it with --out."
+                )
         if runs:
             check_whole(opened)
             clips = list(opened)
             for run, folder in zip(runs, folders, strict=True):
-                track(run, clips, folder, opened.name, resume, workers, threads or threads_each(workers))
+                track(run, opened, clips, folder, resume, workers, threads or threads_each(workers))
         paths = [*folders, *(results if opened.annotated is None else map(json_file, results))]
         sources = sources_of(paths, opened.name)
         for path in pack(opened, sources, submission) if submission else ():
@@ -200,11 +230,21 @@ def folder_of(model: str, dataset: str, out: Path | None, num_models: int) -> Pa
 
 
 def track(
-    run: Run, clips: Sequence[Clip], folder: Path, dataset: str, resume: bool, workers: int, threads: int
+    run: Run, opened: Dataset[Any], clips: Sequence[Clip], folder: Path, resume: bool, workers: int, threads: int
 ) -> None:
     """Track what is not tracked yet, with a bar."""
     model, options, weights, backend, device = run
-    about = describe(model, weights=weights, settings=options, backend=backend, device=device, dataset=dataset)
+    about = describe(
+        model,
+        weights=weights,
+        settings=options,
+        backend=backend,
+        device=device,
+        dataset=opened.name,
+        split=opened.split,
+        data=opened.folder,
+        clips=clips,
+    )
     open_run(folder, about, resume=resume)
     maker = partial(load, model, weights=weights, backend=backend, device=device, threads=threads, **options)
     try:
@@ -247,7 +287,7 @@ def finish(report: Report, outputs: Mapping[Path, Path], strips: Callable[[], Se
 
 
 def show(report: Report) -> None:
-    """The scores, in percent, with intervals beneath; columns that do not fit are in the reports."""
+    """The scores, in percent, with intervals beneath; columns that do not fit stand in a further table below."""
     out = console()
     for line in (report.title, *(f"{key}: {text}" for key, text in report.facts.items()), ""):
         out.print(Text(line))
@@ -267,9 +307,23 @@ def show(report: Report) -> None:
     for difference in report.differences:
         label = f"{difference.one if difference.one != first else ''} - {difference.other}".lstrip()
         add(label, difference.values, signed, signed_interval, "")
-    widths = [2 + max(map(len, column)) for column in zip(*rows, strict=True)]
-    count = max(3, sum(end <= out.width + 2 for end in accumulate(widths)))
-    table = grid(*rows[0][:count], "")  # of a grid the last column begins at the left
-    for row in rows[1:]:
-        table.add_row(*map(Text, row[:count]), style="" if row[0] else "dim")
-    out.print(table)
+    names, *columns = (list(column) for column in zip(*rows, strict=True))
+    widths = [GAP + max(map(len, column)) for column in columns]
+    width = out.width
+    room = max(MIN_NAME, width - max(widths))
+    names = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
+    name_width = max(map(len, names))
+    while columns:
+        count = max(1, sum(name_width + end <= width for end in accumulate(widths)))
+        table = grid(names[0], *(column[0] for column in columns[:count]))
+        table.columns[-1].justify = "right"  # which of a grid begins at the left
+        for name, *cells in zip(names[1:], *(column[1:] for column in columns[:count]), strict=True):
+            table.add_row(*map(Text, (name, *cells)), style="" if name else "dim")
+        out.width = max(width, name_width + sum(widths[:count]))  # rather a line that wraps than a number that is cut
+        out.print(table)
+        columns, widths = columns[count:], widths[count:]
+        if columns:
+            out.print()
+    out.width = width
+    for note in report.notes:
+        out.print(Text(f"\nnote: {note}"))

@@ -11,16 +11,17 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sightline.datasets.clips import Clip
+from sightline.datasets.clips import Clip, Frames, number_of
 from sightline.datasets.images import Annotated
 from sightline.datasets.mot_text import MotRows
-from sightline.datasets.multi import MotSequence
+from sightline.datasets.multi import MotSequence, read_seqinfo
 from sightline.datasets.sot_text import Floats, read_text, stretches
 from sightline.datasets.table import Dataset, Row
 from sightline.errors import DatasetError, VideoError
@@ -71,9 +72,11 @@ def check(dataset: Dataset[Any], every_image: bool = False) -> Iterator[Report]:
         try:
             item = dataset.listing.read(name)
         except DatasetError as error:
-            yield Report(name, 0, _refused(dataset, name, error))
+            yield _refused(dataset, name, error, every_image)
             continue
         found = check_clip(item, dataset.row) if isinstance(item, Clip) else check_sequence(item)
+        if isinstance(item, MotSequence) and item.truth is None and dataset.split != "test":
+            found.append(Finding(str(item.annotation), "no such file: nothing is annotated"))
         try:
             frames = tuple(item.frames)
         except DatasetError as error:
@@ -85,7 +88,7 @@ def check(dataset: Dataset[Any], every_image: bool = False) -> Iterator[Report]:
 
 def _count(dataset: Dataset[Any], missing: Sequence[str]) -> list[Finding]:
     what = "images" if dataset.row.kind == "images" else "sequences"
-    place, expected = str(dataset.folder), dataset.row.counts[dataset.split]
+    place, expected = str(dataset.folder), dataset.row.counts.get(dataset.split)
     if missing:
         got = f"got {len(dataset) - len(missing):,} of {len(dataset):,} {what}; missing: {', '.join(missing)}"
         return [Finding(place, got)]
@@ -213,33 +216,87 @@ def _box(xywh: Floats) -> str:
     return ",".join(f"{side:g}" for side in xywh.tolist())
 
 
-def _refused(dataset: Dataset[Any], name: str, error: DatasetError) -> list[Finding]:
-    """Why a sequence cannot be read; of MOT and KITTI text, whose reader stops at the first fault, every id that its
-    frame has already and every number that is not finite."""
+def _refused(dataset: Dataset[Any], name: str, error: DatasetError, every_image: bool) -> Report:
+    """Why a sequence cannot be read, and what else is wrong with it: readers stop at the first fault."""
     place = dataset.listing.place(name)
-    path = place if place.is_file() else place / "gt" / "gt.txt"
+    if dataset.row.kind != "mot" or dataset.annotated is not None:
+        return Report(name, 0, [Finding("", str(error))])
+    path, sequence = place, None
+    if place.is_dir():
+        path = place / "gt" / "gt.txt"
+        try:
+            sequence = read_seqinfo(place)
+        except DatasetError:  # which is the error
+            sequence = None
+    found = _check_rows(path, sequence, is_kitti=dataset.row.protocol == "kitti")
+    if not any(_is_told(str(error), finding) for finding in found):
+        found.insert(0, Finding("", str(error)))
+    frames, of_frames = _there(sequence, place / "img1") if place.is_dir() else ((), [])
+    size = sequence.image_size if sequence else None
+    return Report(
+        name,
+        len(frames),
+        [*found, *of_frames, *check_frames(frames, size, every_image, is_strict=sequence is not None)],
+    )
+
+
+def _is_told(error: str, finding: Finding) -> bool:
+    """Whether a finding says what the reader's error says."""
+    words = {"a number that": "(nan|inf); expected", "the id of": "again in the same frame", "a frame": "got frame "}
+    said = next((said for begin, said in words.items() if finding.fault.startswith(begin)), None)
+    return said is not None and error.startswith(f"{finding.place}:") and re.search(said, error) is not None
+
+
+def _there(sequence: MotSequence | None, folder: Path) -> tuple[tuple[Path, ...], list[Finding]]:
+    """The frames of a sequence that are there, and a finding where it states others."""
+    frames = sequence.frames if sequence else Frames(folder, number_of)
+    assert isinstance(frames, Frames)
     try:
-        lines = read_text(path).split("\n") if dataset.row.kind == "mot" else []
+        return frames.paths, []
+    except DatasetError as error:
+        found = [Finding("", str(error))]
+    try:
+        return replace(frames, num_expected=None).paths, found
     except DatasetError:
-        lines = []
-    again, no_number = np.zeros((2, len(lines)), dtype=np.bool_)
+        return (), found
+
+
+def _check_rows(path: Path, sequence: MotSequence | None, is_kitti: bool) -> list[Finding]:
+    """Every kind of fault in rows that the reader refuses, as far as they are numbers at all."""
+    try:
+        lines = read_text(path).split("\n")
+    except DatasetError:
+        return []
+    no_number, is_frame_beyond, again = np.zeros((3, len(lines)), dtype=np.bool_)
+    xywh = np.full((len(lines), 4), np.nan)
     first_with: dict[tuple[float | None, ...], int] = {}
     earlier = {}
+    last = len(sequence) if sequence else None
     for index, line in enumerate(lines):
         numbers = [_number(cell) for cell in line.replace(",", " ").split()]
         no_number[index] = any(number is not None and not math.isfinite(number) for number in numbers)
         frame, track_id = (*numbers, None, None)[:2]
-        if frame is not None and track_id is not None and track_id >= 0:
+        if frame is not None and track_id is not None and (track_id >= 0 or not is_kitti):
             earlier[index] = first_with.setdefault((frame, track_id), index)
             again[index] = earlier[index] != index
-    found = _rows(lambda index: f"{path}:{index + 1}", no_number, lambda index: "a number that is not finite")
-    found += _rows(
-        lambda index: f"{path}:{index + 1}",
-        again,
-        lambda index: f"the id of line {earlier[index] + 1} again in the same frame",
-    )
-    told = any(str(error).startswith(f"{finding.place}:") for finding in found)
-    return found if told else [Finding("", str(error)), *found]
+        if not is_kitti and frame is not None and math.isfinite(frame):
+            is_frame_beyond[index] = frame < 1 or (last is not None and frame > last)
+        sides = [number for number in numbers[2:6] if number is not None and math.isfinite(number)]
+        if not is_kitti and len(sides) == 4:
+            xywh[index] = sides
+
+    def place(index: int) -> str:
+        return f"{path}:{index + 1}"
+
+    found = _rows(place, no_number, lambda index: "a number that is not finite")
+    found += _rows(place, again, lambda index: f"the id of line {earlier[index] + 1} again in the same frame")
+    upto = "" if last is None else f" to {last}"
+    found += _rows(place, is_frame_beyond, lambda index: f"a frame outside the sequence; they count from 1{upto}")
+    is_flat = _is_flat(xywh)
+    found += _rows(place, is_flat, lambda index: f"box {_box(xywh[index])} has no area")
+    if sequence and sequence.image_size:
+        found += _outside(place, xywh, sequence.image_size, ~np.isnan(xywh).any(axis=1) & ~is_flat)
+    return found
 
 
 def _number(cell: str) -> float | None:

@@ -143,12 +143,19 @@ def first_there(folder: Path, *names: str) -> Path:
 
 
 def own_clips(folder: Path, split: str) -> Listing[Clip]:
-    """Folders of frames, each with a text file of boxes, or one such folder; a `split.json` may name splits."""
+    """Folders of frames, each with a text file of boxes, or one such folder; a `split.json` may name splits.
+
+    A folder that has frames alone is among the names, and an error when it is asked for.
+    """
     if split != "all":
         return Listing(read_split(folder, split), lambda name: folder / name, lambda name: read_clip(folder / name))
     if own_boxes(folder):
         return Listing([folder.name], lambda name: folder, lambda name: read_clip(folder))
-    names = [name for name in list_names(folder, of_folders=True) if own_boxes(folder / name)]
+    names = [
+        name
+        for name in list_names(folder, of_folders=True)
+        if own_boxes(folder / name) or (name not in FRAME_FOLDERS and has_frames(folder / name))
+    ]
     return Listing(sorted(names, key=natural), lambda name: folder / name, lambda name: read_clip(folder / name))
 
 
@@ -158,8 +165,14 @@ def own_boxes(folder: Path) -> Path | None:
         return usual
     names = list_names(folder)
     texts = [name for name in names if name.endswith(".txt") and name != "absent.txt"]
-    has_frames = any(name.lower().endswith(IMAGE_SUFFIXES) or name in FRAME_FOLDERS for name in names)
-    return folder / texts[0] if len(texts) == 1 and has_frames else None
+    may_have_frames = any(name.lower().endswith(IMAGE_SUFFIXES) or name in FRAME_FOLDERS for name in names)
+    return folder / texts[0] if len(texts) == 1 and may_have_frames else None
+
+
+def has_frames(folder: Path) -> bool:
+    """Whether there are images in a folder, or in one of `FRAME_FOLDERS` in it."""
+    places = [folder, *(folder / name for name in FRAME_FOLDERS if (folder / name).is_dir())]
+    return any(name.lower().endswith(IMAGE_SUFFIXES) for place in places for name in list_names(place))
 
 
 def read_clip(folder: Path) -> Clip:
@@ -169,6 +182,10 @@ def read_clip(folder: Path) -> Clip:
     (2 before 10). Raises `DatasetError` when counts or rows do not fit.
     """
     annotation = (own_boxes(folder) if folder.is_dir() else None) or folder / BOX_FILES[0]
+    if folder.is_dir() and not annotation.exists():
+        raise DatasetError(
+            f"{annotation}: got no such file; expected one x,y,w,h row per frame. Add it, or move the folder away."
+        )
     xywh = read_rows(annotation)
     images = next((folder / name for name in FRAME_FOLDERS if (folder / name).is_dir()), folder)
     frames = Frames(images, natural).paths
@@ -185,12 +202,30 @@ def read_clip(folder: Path) -> Clip:
 
 
 def read_split(root: Path, split: str) -> list[str]:
-    """Names of one split ("train" or "val") of a folder with a `split.json`."""
-    path = root / "split.json"
+    """Names of one split of a folder with a `split.json`."""
+    path, content = root / "split.json", _read_splits(root)
+    names = content.get(split)
+    if not isinstance(names, list):
+        got = f"got {', '.join(content) or 'no lists'}" if split not in content else f"got {split} that is no list"
+        raise DatasetError(f"{path}: {got}; expected an object with the list {split!r}. Check the file.")
+    return list(map(str, names))
+
+
+def split_names(root: Path) -> list[str]:
+    """The splits that a folder's `split.json` names; [] without one."""
+    return list(_read_splits(root)) if (root / "split.json").exists() else []
+
+
+def _read_splits(root: Path) -> dict[str, Any]:
+    path, expected = root / "split.json", "expected an object with the list 'train', 'val' or others"
     try:
-        return list(map(str, json.loads(path.read_text(encoding="utf-8-sig"))[split]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DatasetError(f"{path}: {error!r}; expected an object with the list {split!r}. Check the file.") from error
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DatasetError(f"{path}: got '{reason}'; {expected}. Check the file.") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: got JSON that is no object; {expected}. Check the file.")
+    return content
 
 
 def read_clips(root: Path, names: Sequence[str]) -> list[Clip]:

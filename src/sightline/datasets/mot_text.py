@@ -49,6 +49,32 @@ class MotRows(NamedTuple):
     mark: Floats
     class_id: Ints
 
+    def place(self, row: int) -> str:
+        """Where a row was read: file and line, where that is known."""
+        return f"ground truth: row {row}"
+
+
+class FileRows(MotRows):
+    """Rows that know their `path`, and `line` (N,), from 1."""
+
+    path: Path
+    line: Ints
+
+    @classmethod
+    def of(cls, rows: MotRows, path: Path, line: Ints) -> FileRows:
+        made = cls(*rows)
+        made.path, made.line = path, line
+        return made
+
+    def place(self, row: int) -> str:
+        return f"{self.path}:{self.line[row]}"
+
+    def take(self, rows: NDArray[np.bool_], first_frame: int) -> FileRows:
+        """Some of the rows, their frames counted from `first_frame`."""
+        frame, track_id, xywh, mark, class_id = self
+        kept = MotRows(frame[rows] - first_frame, track_id[rows], xywh[rows], mark[rows], class_id[rows])
+        return FileRows.of(kept, self.path, self.line[rows])
+
 
 class KittiRows(NamedTuple):
     """Rows of one KITTI tracking file, in its order.
@@ -74,16 +100,17 @@ def read_mot_truth(path: Path, num_frames: int | None = None, has_class: bool = 
     return _mot_rows(table, num_frames, table.whole("class", -MAX_FRAMES, MAX_FRAMES) if has_class else None)
 
 
-def read_mot_result(path: Path, num_frames: int | None = None) -> MotRows:
+def read_mot_result(path: Path, num_frames: int | None = None, is_of_half: bool = False) -> MotRows:
     """A tracker's `SEQ.txt`: frame, id, x, y, w, h[, confidence[, -1, -1, -1]]. An empty file is an empty tracker.
 
     Frames lie in 1..`num_frames`, where that is given. Column 8, a class, is -1 or at most 1 (pedestrian): these files
-    hold nothing else. Raises `DatasetError` with file and line.
+    hold nothing else. `is_of_half` says that the sequence is the later half of one, for what is said of a frame beyond
+    its end. Raises `DatasetError` with file and line.
     """
     table = _read_table(path, MOT_RESULT, MOT_COLUMNS)
     if "class" in table.names:
         table.whole("class", -MAX_FRAMES, 1)
-    return _mot_rows(table, num_frames, None)
+    return _mot_rows(table, num_frames, None, "frames of a half are counted anew from 1" if is_of_half else "")
 
 
 def read_kitti(path: Path, num_frames: int | None = None) -> KittiRows:
@@ -116,11 +143,11 @@ class _Table(NamedTuple):
         self._refuse(~(np.abs(column) <= MAX_PX), name, column, f"a finite number of at most {MAX_PX:g}")
         return column
 
-    def whole(self, name: str, low: int, high: int) -> Ints:
-        """One column of whole numbers in low..high."""
+    def whole(self, name: str, low: int, high: int, hint: str = "") -> Ints:
+        """One column of whole numbers in low..high; `hint` is what a sentence ends in."""
         column = self.values[:, self.names.index(name)]
         wrong = ~((column >= low) & (column <= high)) | (column != np.rint(column))
-        self._refuse(wrong, name, column, f"a whole number in {low}..{high}")
+        self._refuse(wrong, name, column, f"a whole number in {low}..{high}{hint and ': '}{hint}")
         return column.astype(np.int64)
 
     def refuse_twice(self, frame: Ints, track_id: Ints, rows: NDArray[np.intp]) -> None:
@@ -140,13 +167,14 @@ class _Table(NamedTuple):
             _fail(self.path, row + 1, f"got {name} {column[row]:.17g}; expected {expected}")
 
 
-def _mot_rows(table: _Table, num_frames: int | None, class_id: Ints | None) -> MotRows:
-    frame = table.whole("frame", 1, MAX_FRAMES if num_frames is None else num_frames)
+def _mot_rows(table: _Table, num_frames: int | None, class_id: Ints | None, hint: str = "") -> MotRows:
+    frame = table.whole("frame", 1, MAX_FRAMES if num_frames is None else num_frames, hint or "frames count from 1")
     track_id = table.whole("id", -MAX_ID, MAX_ID)
     table.refuse_twice(frame, track_id, np.arange(len(frame)))
     xywh = np.stack([table.finite(name) for name in ("x", "y", "w", "h")], axis=1)
     mark = table.finite("mark") if "mark" in table.names else np.ones(len(frame))
-    return MotRows(frame - 1, track_id, xywh, mark, np.ones_like(frame) if class_id is None else class_id)
+    rows = MotRows(frame - 1, track_id, xywh, mark, np.ones_like(frame) if class_id is None else class_id)
+    return FileRows.of(rows, table.path, np.arange(1, len(frame) + 1))
 
 
 def _read_table(path: Path, least: tuple[str, ...], most: tuple[str, ...], text_column: str | None = None) -> _Table:
@@ -168,7 +196,9 @@ def _read_table(path: Path, least: tuple[str, ...], most: tuple[str, ...], text_
     if not first:
         _fail(path, 1, "got a blank line; expected a row of numbers")
     if not len(least) <= num_columns <= len(most):
-        _fail(path, 1, f"got {num_columns} columns; expected {len(least)} to {len(most)}: {', '.join(least)}")
+        delimited = ", with commas or blanks as the delimiter, not semicolons" if ";" in first else ""
+        expected = f"{len(least)} to {len(most)}: {', '.join(least)}{delimited}"
+        _fail(path, 1, f"got {num_columns} columns; expected {expected}")
     names = most[:num_columns]
     numbers = [column for column, name in enumerate(names) if name != text_column]
     # By name it is read in large pieces, far faster than from lines. What differs from our text is not read so.
@@ -199,7 +229,10 @@ def _find_fault(path: Path, text: str, delimiter: str | None, names: tuple[str, 
             _fail(path, number, "got a blank line; expected a row of numbers")
         cells = line.split(delimiter)
         if len(cells) != len(names):
-            _fail(path, number, f"got {len(cells)} columns; expected {len(names)}, as in line 1")
+            other = None if delimiter else ","
+            is_mixed = ";" in line or len(line.strip().strip(",").split(other)) == len(names)
+            mixed = f", and the same delimiter, {between}, in every line" if is_mixed else ""
+            _fail(path, number, f"got {len(cells)} columns; expected {len(names)}, as in line 1{mixed}")
         for name, cell in zip(names, cells, strict=True):
             if name != text_column and not _is_number(cell):
                 _fail(path, number, f"got {name} {cell.strip()[:40]!r}; expected a number, {between} between columns")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sightline.datasets.clips import IMAGE_SUFFIXES, Frames, Listing, list_names, natural, number_of
-from sightline.datasets.mot_text import MAX_FRAMES, KittiRows, MotRows, read_kitti, read_mot_truth
+from sightline.datasets.mot_text import MAX_FRAMES, FileRows, KittiRows, MotRows, read_kitti, read_mot_truth
 from sightline.datasets.sot_text import read_text
 from sightline.errors import DatasetError
 
@@ -87,10 +87,15 @@ def dancetrack(folder: Path, split: str) -> Listing[MotSequence]:
 
 
 def own_sequences(folder: Path, _split: str) -> Listing[MotSequence]:
-    """All folders with a `seqinfo.ini`, or one such folder."""
+    """All folders with a `seqinfo.ini`, or one such folder.
+
+    One that has `img1` or `gt/gt.txt` alone is among the names, and an error when it is asked for.
+    """
     if (folder / "seqinfo.ini").exists():
         return Listing([folder.name], lambda name: folder, lambda name: read_mot_sequence(folder))
-    names = (name for name in list_names(folder, of_folders=True) if (folder / name / "seqinfo.ini").exists())
+    marks = ("seqinfo.ini", "img1", "gt/gt.txt")
+    there = list_names(folder, of_folders=True)
+    names = (name for name in there if any((folder / name / mark).exists() for mark in marks))
     return Listing(sorted(names, key=natural), lambda name: folder / name, partial(_read_named, folder))
 
 
@@ -100,6 +105,14 @@ def _read_named(folder: Path, name: str) -> MotSequence:
 
 def read_mot_sequence(folder: Path, has_class: bool = True) -> MotSequence:
     """`SEQ/{seqinfo.ini, img1/, gt/gt.txt}`; without `gt/gt.txt` there is no truth. `has_class` is False for MOT15."""
+    sequence = read_seqinfo(folder)
+    if not sequence.annotation.exists():
+        return sequence
+    return replace(sequence, truth=read_mot_truth(sequence.annotation, len(sequence), has_class))
+
+
+def read_seqinfo(folder: Path) -> MotSequence:
+    """What `SEQ/seqinfo.ini` says of a sequence, without its truth."""
     path = folder / "seqinfo.ini"
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -115,10 +128,8 @@ def read_mot_sequence(folder: Path, has_class: bool = True) -> MotSequence:
         raise DatasetError(
             f"{path}: got {reason}; expected [Sequence] with seqLength, imWidth, imHeight, frameRate. Correct the file."
         ) from error
-    annotation = folder / "gt" / "gt.txt"
-    truth = read_mot_truth(annotation, length, has_class) if annotation.exists() else None
     frames = Frames(folder / images, number_of, num_expected=length)
-    return MotSequence(folder.name, frames, truth, (width, height), fps, annotation)
+    return MotSequence(folder.name, frames, None, (width, height), fps, folder / "gt" / "gt.txt")
 
 
 def half(sequence: MotSequence, is_first: bool) -> MotSequence:
@@ -126,10 +137,9 @@ def half(sequence: MotSequence, is_first: bool) -> MotSequence:
     cut = len(sequence) // 2 + 1
     kept = slice(0, cut) if is_first else slice(cut, len(sequence))
     truth = sequence.truth
-    if isinstance(truth, MotRows):
+    if isinstance(truth, FileRows):
         inside = (truth.frame >= kept.start) & (truth.frame < kept.stop)
-        frame, track_id, xywh, mark, class_id = truth
-        truth = MotRows(frame[inside] - kept.start, track_id[inside], xywh[inside], mark[inside], class_id[inside])
+        truth = truth.take(inside, kept.start)
     assert isinstance(sequence.frames, Frames)
     return replace(sequence, frames=replace(sequence.frames, part=kept), truth=truth)
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from sightline.datasets import images, multi, single
-from sightline.datasets.clips import Listing, own_clips
+from sightline.datasets.clips import Listing, own_clips, split_names
 from sightline.datasets.davis import davis
 from sightline.datasets.images import Annotated
 from sightline.datasets.root import bare, dataset_folder
@@ -173,7 +173,6 @@ DATASETS: Mapping[str, Row] = MappingProxyType(
             {"all": None},
             "",
             "plain",
-            parts={"train": None, "val": None, "test": None},
         ),
         # Many targets
         "mot15": Row(
@@ -336,10 +335,20 @@ class Dataset(Sequence[T], Generic[T]):
         return [name for name in self.names if not self.listing.place(name).exists()]
 
 
-def chosen_split(name: str, split: str = "") -> str:
-    """The split of a data set that is meant, the first where none is named; `DatasetError` for one that it has not."""
+def chosen_split(name: str, split: str = "", root: str | Path | None = None) -> str:
+    """The split of a data set that is meant, the first where none is named; `DatasetError` for one that it has not.
+
+    Of `folder` its `split.json` under the root says which there are, besides "all".
+    """
     counts = DATASETS[name].counts
-    if split and split not in counts:
+    if name == "folder" and split not in ("", "all"):
+        home = folder_of(name, root)
+        named = split_names(home)
+        if split not in named:
+            known = ", ".join(["all", *named])
+            advice = "Choose one" if named else f"Name others in {home / 'split.json'}"
+            raise DatasetError(f"split of {name}: got {split!r}; expected one of {known}. {advice}.")
+    elif split and split not in counts:
         raise DatasetError(f"split of {name}: got {split!r}; expected one of {', '.join(counts)}. Choose one.")
     return split or next(iter(counts))
 
@@ -347,7 +356,7 @@ def chosen_split(name: str, split: str = "") -> str:
 def folder_of(name: str, root: str | Path | None = None) -> Path:
     """The folder of a data set, as `dataset_folder` finds it; a person's own data are the root."""
     row = DATASETS[name]
-    return dataset_folder(name, (name, *row.folders) if row.page else (), root)
+    return dataset_folder(name, (name, *row.folders) if row.page else (), root, DATASETS)
 
 
 class NothingThere(DatasetError):
@@ -374,7 +383,7 @@ def open_dataset(name: str, split: str = "", root: str | Path | None = None) -> 
     and files that are damaged, `NothingThere` where nothing of the split is found.
     """
     known, row = dataset_row(name)
-    split = chosen_split(known, split)
+    split = chosen_split(known, split, root)
     folder = folder_of(known, root)
     try:
         found = row.layout(folder, split)
@@ -387,6 +396,6 @@ def open_dataset(name: str, split: str = "", root: str | Path | None = None) -> 
         return Dataset(known, split, folder, row, listing, found)
     if not any(found.place(name).exists() for name in found.names):
         example = f"such as {found.place(found.names[0])}" if found.names else "in its layout"
-        expected = f"{row.counts[split] or 'some'} sequences, {example}"
+        expected = f"{row.counts.get(split) or 'some'} sequences, {example}"
         raise NothingThere(f"{known} {split}: got nothing of it in {folder}; expected {expected}. Check the folder.")
     return Dataset(known, split, folder, row, found)

@@ -198,7 +198,7 @@ def _many(dataset: Dataset[Any], sources: Sequence[Source], protocol: str) -> Ou
                 by_kind = score_kitti(sequence.truth, read_kitti(path, length), length)
                 mine = {f"{_shown_name(source)}, {kind}": one for kind, one in by_kind.items()}
             else:
-                result = read_mot_result(path, length)
+                result = read_mot_result(path, length, is_of_half=dataset.split == "half-val")
                 mine = {_shown_name(source): score_mot(sequence.truth, result, length, rule)}
             for label, one in mine.items():
                 scores.setdefault(label, {})[name] = one

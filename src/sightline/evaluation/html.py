@@ -187,6 +187,7 @@ def html_text(report: Report, strips: Sequence[Strip] = ()) -> str:
     """The page; every name in it is escaped, and it loads nothing from anywhere."""
     title = escape(report.title)
     facts = "".join(f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in report.facts.items())
+    notes = "".join(f"<p><strong>Note:</strong> {escape(note)}</p>" for note in report.notes)
     sections = [
         ("Scores", _scores(report)),
         ("Differences", _differences(report)),
@@ -205,7 +206,7 @@ def html_text(report: Report, strips: Sequence[Strip] = ()) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1><dl>{facts}</dl>"
+        f"<title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1><dl>{facts}</dl>{notes}"
         f"{body}<script>{SORT}</script></body></html>\n"
     )
 
@@ -273,8 +274,8 @@ def _differences(report: Report) -> str:
         return [_around(signed(metric, one.value), signed_interval(metric, one)) for metric, one in found]
 
     rows = [_row([f"{escape(one.one)} − {escape(one.other)}"], cells(one.values)) for one in report.differences]
-    note = '<p class="note">On the same sequences; an interval that leaves out 0 is more than their choice.</p>'
-    return _table(["", *_headings(report)], rows) + note if rows else ""
+    note = "On the same sequences; with ten or more, an interval that leaves out 0 is more than their choice."
+    return _table(["", *_headings(report)], rows) + f'<p class="note">{note}</p>' if rows else ""
 
 
 def _ranked(report: Report, metric: Metric) -> list[tuple[int, TrackerReport]]:

@@ -81,8 +81,8 @@ def preprocess(sequence: Overlaps, truth: MotRows, rule: MotRule) -> Overlaps:
         if unknown.any():
             row = int(unknown.argmax())
             raise DatasetError(
-                f"ground truth: got class {truth.class_id[row]} in row {row}; expected {CLASSES[0]}..{CLASSES[1]}. "
-                "Correct the file, or leave the preprocessing out."
+                f"{truth.place(row)}: got class {truth.class_id[row]}; expected {CLASSES[0]}..{CLASSES[1]}. "
+                "Correct the line, or leave the preprocessing out (protocol none)."
             )
         kept &= np.isin(truth.class_id, rule.scored)
     is_distractor = np.isin(truth.class_id, rule.distractors)[sequence.true.given]

@@ -75,7 +75,7 @@ class Report:
 
     facts: what was measured and how, in words. metrics: the first is the main one, of which more is better. row_kind:
     what a row is, "sequence" or "class". num_frames: of each row, where that is known. num_with: of each attribute, the
-    sequences that have it.
+    sequences that have it. notes: sentences on what a reader of the numbers must know.
     """
 
     title: str
@@ -87,6 +87,7 @@ class Report:
     row_kind: str = "sequence"
     num_frames: Mapping[str, int] = field(default_factory=dict)
     num_with: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def row_names(self) -> list[str]:
@@ -150,6 +151,7 @@ def json_text(report: Report) -> str:
         "sightline": __version__,
         "title": report.title,
         "facts": report.facts,
+        "notes": report.notes,
         "metrics": [metric._asdict() for metric in report.metrics],
         "row_kind": report.row_kind,
         "num_frames": report.num_frames,
@@ -191,7 +193,8 @@ def csv_text(report: Report) -> str:
 
     Shares are fractions of 1; a cell is empty where nothing is known; `_low` and `_high` are the ends of intervals.
     """
-    keys = [metric.key for metric in report.metrics]
+    known = [metric.key for metric in report.metrics]
+    keys = list(dict.fromkeys([*known, *(key for one in report.trackers for key in one.overall)]))
     bounds = [f"{key}_{end}" for key in keys for end in ("low", "high")]
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
@@ -224,6 +227,7 @@ def markdown_text(report: Report) -> str:
     headings = [metric.heading for metric in report.metrics]
     has_speed = any(not math.isnan(one.frames_per_second) for one in report.trackers)
     parts = [f"# {_inline(report.title)}", "\n".join(f"- {key}: {_inline(text)}" for key, text in report.facts.items())]
+    parts += [f"**Note:** {_inline(note)}" for note in report.notes]
 
     def numbers(row: Values) -> list[str]:
         return [shown(metric, row.get(metric.key, math.nan)) for metric in report.metrics]

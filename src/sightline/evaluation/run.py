@@ -43,6 +43,8 @@ Floats = NDArray[np.float64]
 Advance = Callable[[int], None]
 
 RUN = "run.json"
+PLACE = "data"  # the entry of `run.json` that may change: data may move
+FRAMES = "frames"  # the one that is compared sequence by sequence
 SAME_PX = 1e-5  # of the first box, which is written to six decimals
 REPORT_S = 0.25  # between two words of a worker on how far it is
 GRACE_S = 5.0  # for a worker to end when it is told to
@@ -59,8 +61,14 @@ def describe(
     backend: str = "auto",
     device: str = "cpu",
     dataset: str = "",
+    split: str = "",
+    data: Path | None = None,
+    clips: Sequence[Clip] = (),
 ) -> dict[str, Any]:
-    """What results depend on, but for the libraries beneath, as JSON has it. The arguments are those of `load`.
+    """What results depend on, but for the libraries beneath, as JSON has it. The first arguments are those of `load`.
+
+    data: the folder of the data set. clips: its sequences, of each of which the names and sizes of the frame files are
+    told, as a digest; their contents are not read.
 
     Weights are told by content, with a sidecar that is no part of the package: the SHA-256 of the file, of several
     files that of their digests; "" where there are none. Raises `UnknownModel` and `CheckpointError`.
@@ -72,8 +80,20 @@ def describe(
         "backend": backend,
         "device": device,
         "dataset": dataset,
+        "split": split,
         "sightline": __version__,
+        PLACE: str(data.resolve()) if data else "",
+        FRAMES: {clip.name: _frames_digest(clip) for clip in clips},
     }
+
+
+def _frames_digest(clip: Clip) -> str:
+    """Of the names and sizes of the frame files; "" where they are not there."""
+    try:
+        told = "".join(f"{path.name} {path.stat().st_size}\n" for path in clip.frames)
+    except (DatasetError, OSError):
+        return ""
+    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _digest(model: str, weights: Path | None) -> str:
@@ -110,7 +130,8 @@ def open_run(folder: Path, about: Mapping[str, Any], *, resume: bool = True) -> 
     """Make a folder ready for a run, or for the rest of one.
 
     about: from `describe`. Without `resume` the results of an earlier run are deleted. Raises `DatasetError` for a
-    folder with results of another run, or with text files of no run, which are never touched.
+    folder with results of another run, also where only the frames of a sequence that is done are others, or with text
+    files of no run, which are never touched. The same data in another place is the same.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,14 +147,29 @@ def open_run(folder: Path, about: Mapping[str, Any], *, resume: bool = True) -> 
     if earlier is not None and not resume:
         for path in texts:
             path.unlink()
-    elif earlier is not None and earlier != about:
-        key = next(key for key in (*about, *earlier) if earlier.get(key) != about.get(key))
-        raise DatasetError(
-            f"{folder}: got results with {key} {earlier.get(key)!r}; expected {about.get(key)!r}, as asked for now. "
-            "Choose another folder with --out, or begin anew with --no-resume."
-        )
+    elif earlier is not None:
+        keys = [key for key in (*about, *earlier) if key not in (PLACE, FRAMES)]
+        if key := next((key for key in keys if earlier.get(key) != about.get(key)), None):
+            raise DatasetError(
+                f"{folder}: got results with {key} {earlier.get(key)!r}; expected {about.get(key)!r}, as asked for "
+                "now. Choose another folder with --out, or begin anew with --no-resume."
+            )
+        about = {**about, FRAMES: _same_frames(folder, earlier, about)}
     with atomic_path(folder / RUN, DatasetError) as path:
         path.write_text(json.dumps(dict(about), indent=1) + "\n", encoding="utf-8")
+
+
+def _same_frames(folder: Path, earlier: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str]:
+    """Sequence -> digest of its frames, of both runs; `DatasetError` where results are of other frames."""
+    then, now = (known if isinstance(known := one.get(FRAMES), dict) else {} for one in (earlier, about))
+    for name, digest in now.items():
+        if then.get(name) != digest and result_path(folder, name).exists():
+            raise DatasetError(
+                f"{result_path(folder, name)}: got results on other frames, of {earlier.get(PLACE) or 'data unknown'}; "
+                f"expected those of {about.get(PLACE)}, by names and sizes. Choose another folder with --out, or begin "
+                "anew with --no-resume."
+            )
+    return then | now
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -268,8 +304,8 @@ def track_dataset(
     importable (`if __name__ == "__main__"`). workers: processes, each of which takes the next sequence when it is done
     with one. advance: told of every few frames.
 
-    A sequence that fails does not stop the others; then `DatasetError` tells of the first and how many. Raises what
-    `make_tracker` does, and `is_done`.
+    A sequence that fails does not stop the others; then `DatasetError` tells why the first did, and names all.
+    Raises what `make_tracker` does, and `is_done`.
     """
     todo = [clip for clip in clips if not is_done(folder, clip)]
     if len(todo) < len(clips):
@@ -283,7 +319,8 @@ def track_dataset(
         tracker = make_tracker()
         failures = [error for clip in todo if (error := _track_one(tracker, clip, folder, advance))]
     if failures:
-        more = f" ({len(failures)} of {len(clips)} sequences failed; the others are in {folder})"
+        failed = ", ".join(clip.name for clip in clips if not result_path(folder, clip.name).exists())
+        more = f" ({len(failures)} of {len(clips)} sequences failed, {failed}; the others are in {folder})"
         raise DatasetError(f"{failures[0]}{more if len(failures) > 1 else ''}") from failures[0]
 
 

@@ -25,6 +25,7 @@ Facts = Mapping[str, str]
 
 NO_FACTS: Facts = {}
 LEVEL = (0.025, 0.975)
+FEW = 10  # sequences, of which fewer say little about others
 
 
 class Entrant(NamedTuple):
@@ -37,7 +38,8 @@ class Entrant(NamedTuple):
 
 def _intervals(count: int, what: str) -> Facts:
     """What intervals are, where there are any."""
-    return {"intervals": f"95 %, percentile bootstrap over {what} ({RESAMPLES:,} draws)"} if count > 1 else {}
+    few = f"; {count} {what}: too few for an interval to mean much" if count < FEW else ""
+    return {"intervals": f"95 %, percentile bootstrap over {what} ({RESAMPLES:,} draws){few}"} if count > 1 else {}
 
 
 # One target
@@ -111,6 +113,25 @@ def single_object(
         _sot_plots(rule),
         num_frames={clip.name: len(clip.xywh) for clip in clips},
         num_with={name: sum(flags[name]) for name in trackers[0].attributes},
+        notes=tuple(note for one in entrants if (note := _cut(clips, one, rule))),
+    )
+
+
+def _cut(clips: Sequence[Clip], entrant: Entrant, rule: Protocol) -> str:
+    """Which results have fewer rows than there are true boxes, under a protocol that looks at those rows alone."""
+    if rule.short != "cut":
+        return ""
+    lengths = {
+        clip.name: (min(map(len, entrant.tracked[clip.name].runs)), len(clip.xywh))
+        for clip in clips
+        if clip.name in entrant.tracked
+    }
+    short = [f"{name} {got:,} of {total:,} frames" for name, (got, total) in lengths.items() if got < total]
+    if not short:
+        return ""
+    return (
+        f"{entrant.name}: results with fewer rows than there are frames, of which {rule.name} scores the rows that are "
+        f"there, so that they may be too high: {', '.join(short)}"
     )
 
 
@@ -212,10 +233,12 @@ def multi_object(
 
     metric = {one.key: one for one in MOT_METRICS}
     summary = {name: one.summary() for name, one in combined.items()}
+    keys = list(dict.fromkeys([*metric, *summary[first]]))
+    empty = [name for name, one in combined.items() if not one.clear.tp + one.clear.fn]
     trackers = tuple(
         TrackerReport(
             name,
-            {key: around(summary[name][key], sampled[name].get(key)) for key in metric},
+            {key: around(summary[name][key], sampled[name].get(key)) for key in keys},
             {sequence: one.summary() for sequence, one in scores[name].items()},
             {curve: getattr(combined[name].hota, curve) for curve in ALPHA_CURVES},
             facts=(tracker_facts or {}).get(name, NO_FACTS),
@@ -231,7 +254,7 @@ def multi_object(
                     summary[one][key] - summary[other][key],
                     sampled[one][key] - sampled[other][key] if key in sampled[one] else None,
                 )
-                for key in metric
+                for key in keys
             },
         )
         for one, other in pairs
@@ -248,6 +271,7 @@ def multi_object(
         differences,
         plots,
         num_frames={name: one.counts.frames for name, one in scores[first].items()},
+        notes=tuple(f"{name}: there is no true box to score, so that MOTA and its kin say nothing" for name in empty),
     )
 
 
@@ -304,6 +328,9 @@ def score_kitti(truth: KittiRows, result: KittiRows, num_frames: int) -> dict[st
 # JSON
 
 
+VIDEO_METRICS = ("AP", "AP50", "AP75", "AR", "HOTA", "DetA", "AssA", "MOTA", "IDF1")
+
+
 def of_json(
     results: Mapping[str, Boxes], truth: GroundTruth, rule: str, *, title: str, facts: Facts = NO_FACTS
 ) -> Report:
@@ -313,7 +340,7 @@ def of_json(
     """
     build = _of_videos if len(truth.video) else _of_images
     trackers = tuple(build(name, truth, boxes, rule) for name, boxes in results.items())
-    metrics = tuple(Metric(key, key) for key in trackers[0].overall)
+    metrics = tuple(Metric(key, key) for key in (VIDEO_METRICS if len(truth.video) else trackers[0].overall))
     first, *others = trackers
     differences = tuple(
         Difference(
@@ -334,8 +361,6 @@ def of_json(
 def _of_videos(name: str, truth: GroundTruth, boxes: Boxes, rule: str) -> TrackerReport:
     ap, classes = tao.track_ap(truth, boxes, tao.RULES[rule]), tao.federated_mot(truth, boxes)
     summary, over_boxes = ap.summary(), classes.over_boxes()
-    headline = {key: summary[key] for key in ("AP", "AP50", "AP75", "AR")}
-    headline |= {key: over_boxes.summary()[key] for key in ("HOTA", "DetA", "AssA", "MOTA", "IDF1")}
     is_named = {t: np.isclose(ap.rule.thresholds, t) & ap.rule.names_thresholds for t in (0.5, 0.75)}
     rows = {
         label: {
@@ -351,7 +376,7 @@ def _of_videos(name: str, truth: GroundTruth, boxes: Boxes, rule: str) -> Tracke
     by_class = {key: float(np.mean(value)) for key, value in classes.over_classes().items()}
     return TrackerReport(
         name,
-        {key: _alone(value) for key, value in headline.items()},
+        {key: _alone(value) for key, value in {**summary, **over_boxes.summary()}.items()},
         {label: row for label, row in rows.items() if not math.isnan(row["AP"])},
         {curve: getattr(over_boxes.hota, curve) for curve in ALPHA_CURVES},
         averages={"classes": {**summary, **by_class}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -103,7 +104,15 @@ def _mot(truth: Path, result: Path, protocol: str) -> Judged:
         raise DatasetError(f"protocol: got {protocol!r}; expected one of {', '.join(MOT_RULES)}. Choose one.")
     num_frames = _stated_length(truth)
     true = read_mot_truth(truth, num_frames, MOT_RULES[rule].has_class)
-    found = read_mot_result(result, num_frames)
+    is_fractional = bool((true.mark % 1 != 0).any())
+    note = ""
+    if is_fractional or (columns == 10 and _columns(result) in (8, 9)):
+        why = "marks between whole numbers, like confidences" if is_fractional else "10 columns, like a result"
+        note = f"{truth.name} has {why}: is the ground truth first? Write: sightline eval GT.txt RESULT.txt"
+    try:
+        found = read_mot_result(result, num_frames)
+    except DatasetError as error:
+        raise DatasetError(f"{error} {note}".rstrip()) from error
     length = num_frames or 1 + int(max([-1, *true.frame.tolist(), *found.frame.tolist()]))
     name = _name_of(truth)
     report = multi_object(
@@ -111,6 +120,8 @@ def _mot(truth: Path, result: Path, protocol: str) -> Judged:
         title=f"{result.name} against {truth.name}",
         facts={"ground truth": str(truth), "result": str(result), "protocol": rule},
     )
+    if note:
+        report = replace(report, notes=(note, *report.notes))
     source = "as seqinfo.ini says" if num_frames else "up to the last row"
     what = "no classes, only marks" if MOT_RULES[rule].scored is None else f"preprocessing of {rule}"
     chosen = "" if protocol else f" (--protocol for another: {', '.join(MOT_RULES)})"
