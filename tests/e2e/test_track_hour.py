@@ -169,6 +169,15 @@ def test_a_picture_among_the_pictures_is_refused(here: Path, capsys: Capture):
     assert names_in(here / "frames") == before
 
 
+def test_no_picture_of_the_first_frame_is_left_among_the_frames(here: Path, capsys: Capture, monkeypatch):
+    write_images(here / "frames", pictures())
+    before = names_in(here / "frames")
+    monkeypatch.chdir(here / "frames")
+    assert main(["track", "."]) == 2
+    assert "go to another folder" in capsys.readouterr().err
+    assert names_in(here / "frames") == before
+
+
 def test_several_images_are_taken_in_natural_order(here: Path):
     write_images(here / "frames", pictures())
     paths = sorted((here / "frames").iterdir())

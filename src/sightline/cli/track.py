@@ -88,7 +88,7 @@ def track(
         if not boxes:
             reading = iter(opened)
             first = next(reading, None)
-            boxes = choose_boxes(first, opened, pick)
+            boxes = choose_boxes(first, opened, pick, source)
             # What is live goes on from the frame that was drawn on; a file is read again, ahead of the tracker.
             begun = chain([first], reading) if first and opened.is_live else None
         outputs = stack.enter_context(
@@ -149,7 +149,7 @@ def parse_box(text: str) -> Box:
     return x, y, w, h
 
 
-def choose_boxes(first: Frame | None, source: Source, pick: bool) -> list[Box]:
+def choose_boxes(first: Frame | None, source: Source, pick: bool, names: Sequence[str]) -> list[Box]:
     """The boxes that a person draws on the first frame; without `pick` a picture of it with rulers, and a sentence."""
     rgb = pixels_of_first(first, source)
     if pick:
@@ -161,11 +161,29 @@ def choose_boxes(first: Frame | None, source: Source, pick: bool) -> list[Box]:
     height, width = rgb.shape[:2]
     title = Path(source.name).name or "stream"
     picture = Path(f"{safe_name(title)}-first-frame.png")
+    if folder_of_frames(names, picture):
+        raise GeometryError(
+            "target box: got none; expected at least one. Pass --box X,Y,W,H, or go to another folder than that of the "
+            "frames, where a picture of the first one would be taken for a frame."
+        )
     write_image(picture, first_frame_sheet(rgb, f"{title}, first frame, {width} x {height}"))
     raise GeometryError(
         f"target box: got none; expected at least one. Read the target's left, top, width and height in pixels off "
         f"{picture}, then add --box X,Y,W,H (or draw it: --pick)."
     )
+
+
+def folder_of_frames(sources: Sequence[str], path: Path) -> Path | None:
+    """The folder that a picture would share with the images of a source; None where it shares none."""
+    place = Path(os.path.realpath(path))
+    if place.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    for source in sources:
+        real = Path(os.path.realpath(source))
+        folder = real if real.is_dir() else real.parent if has_images(source) else None
+        if folder == place.parent:
+            return folder
+    return None
 
 
 def has_images(source: str) -> bool:
@@ -191,13 +209,12 @@ def refuse_overwriting(sources: Sequence[str], *outputs: Path | None) -> None:
         place = Path(os.path.realpath(source))
         if place in paths:
             raise VideoError(f"output: got the name of the source, {source}; expected another. Choose another name.")
-        folder = place if place.is_dir() else place.parent if has_images(source) else None
-        for path in paths:
-            if path.parent == folder and path.suffix.lower() in IMAGE_SUFFIXES:
-                raise VideoError(
-                    f"output: got a picture in the folder of the source, {folder}, where it would be taken for a "
-                    "frame; expected another folder. Choose another name."
-                )
+    for path in paths:
+        if folder := folder_of_frames(sources, path):
+            raise VideoError(
+                f"output: got a picture in the folder of the source, {folder}, where it would be taken for a frame; "
+                "expected another folder. Choose another name."
+            )
     if twice := next((path for path in paths if paths.count(path) > 1), None):
         raise VideoError(f"output: got {twice.name} for two outputs; expected two names. Change one.")
 
