@@ -224,3 +224,18 @@ def test_names_that_the_system_refuses_are_told(here: Path, capsys: Capture, nam
     told = capsys.readouterr().err
     assert told.startswith("error: ") and told.count("\n") == 1
     assert not Path("r.txt").exists()
+
+
+def test_a_working_directory_that_is_gone_is_told_and_a_fault_is_not_hidden(here: Path, capsys: Capture, monkeypatch):
+    def fails(error: OSError):
+        def load(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("sightline.cli.track.load", load)
+        return main(["track", "clip.mp4", "--box", BOX, "--results", "r.txt"])
+
+    assert fails(FileNotFoundError(2, "No such file or directory")) == 2
+    assert "the working directory" in capsys.readouterr().err
+    with pytest.raises(OSError, match="Broken"):
+        fails(OSError(71, "Broken protocol"))
+    assert names_in(here) == ["clip.mp4"]

@@ -65,14 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away: not an error of ours
         discard_stdout()
         return 0
-    except OSError as error:  # of a path that a person named, or of our output
-        if error.errno in NO_ROOM and error.filename is None:
+    except OSError as error:
+        if error.filename is not None:  # a path that a person named
+            place, expected = str(error.filename), "a path that can be used. Check the name and its rights"
+        elif error.errno in NO_ROOM:
             discard_stdout()
             place, expected = "standard output", "room for it. Free some space"
+        elif isinstance(error, FileNotFoundError):  # what a folder that was deleted under us says
+            place, expected = "the working directory", "one that exists. Change to another"
         else:
-            place = str(error.filename or "the working directory")
-            expected = "a path that can be used. Check the name and its rights"
-        print(f"error: {place}: got '{error.strerror or error}'; expected {expected}.", file=sys.stderr)
+            raise
+        print(f"error: {place}: got '{error.strerror}'; expected {expected}.", file=sys.stderr)
         return 2
 
 
