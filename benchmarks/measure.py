@@ -30,15 +30,20 @@ def machine(*packages: str) -> str:
     )
 
 
-def interleave(variants: Mapping[str, Callable[[], object]], repeats: int, warm_up: int) -> dict[str, Samples]:
+def interleave(
+    variants: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm_up: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Samples]:
     """Milliseconds of each call. Every round runs each variant once, every other round in reverse: what disturbs the
     machine for a while disturbs all of them. `warm_up` rounds come first and are dropped."""
     samples: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warm_up + repeats):
         for name in list(variants)[:: -1 if turn % 2 else 1]:
-            start = time.perf_counter()
+            start = clock()
             variants[name]()
-            samples[name].append((time.perf_counter() - start) * 1e3)
+            samples[name].append((clock() - start) * 1e3)
     return {name: np.array(values[warm_up:]) for name, values in samples.items()}
 
 

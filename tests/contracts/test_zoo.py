@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sightline.cli.train import RECIPES
 from sightline.loading import empty_model, load, resolve
 from sightline.runtime.session import Arrays, Session
 from sightline.runtime.sidecar import read_sidecar
@@ -35,6 +36,7 @@ RUNNABLE = [
     *(pytest.param(name, marks=pytest.mark.torch) for name in NETWORKS),
     *(pytest.param(name, marks=pytest.mark.shared) for name in WITH_SIDECAR),
 ]
+TRAINED = {name for models in RECIPES.values() for name in models}
 BOXES = [(100.0, 80.0, 40.0, 60.0), (190.5, 60.25, 52.0, 33.0)]
 
 
@@ -56,9 +58,12 @@ def test_documentation(name: str) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_the_weights_are_inside_or_have_a_page_and_a_name(name: str) -> None:
     entry = ZOO[name]
-    assert bool(entry.bundled) != bool(entry.official_file) == bool(entry.official_page)
+    assert bool(entry.official_file) == bool(entry.official_page)
+    assert not (entry.bundled and entry.official_file)
     if entry.bundled:
         assert entry.measured
+    elif not entry.official_file:
+        assert f"sightline train {name}:full" in entry.trained_on and name in TRAINED
     else:
         assert entry.official_page.startswith("https://") and entry.published
 

@@ -81,7 +81,7 @@ def test_splits_of_which_nothing_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     ("arguments", "sentence"),
     [
         (["check"], "error: data check: got no name; expected one of the table. Run: sightline data\n"),
-        (["chek", "lasot"], "error: data: got ['chek', 'lasot']; expected nothing or check NAME"),
+        (["chek", "lasot"], "error: data: got ['chek', 'lasot']; expected nothing, check NAME or pack SOURCE"),
         (["check", "lasot"], "error: data root: got none; expected --data, SIGHTLINE_DATA, or data in "),
         (["check", "lasott", "--data", "."], "error: data set: got 'lasott'; expected one of lasot, "),
         (

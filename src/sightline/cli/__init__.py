@@ -27,8 +27,8 @@ VERBS = {
     ),
     "export": ("sightline.cli.export:export", "Write a model as ONNX graphs and check them against torch."),
     "eval": ("sightline.cli.eval:evaluate", "Score a tracker on a data set, results that are there, or two files."),
-    "train": ("sightline.cli.train:train", "Train a model with one of the recipes."),
-    "data": ("sightline.cli.data:data", "List the data sets that can be read, check a copy: data, data check NAME."),
+    "train": ("sightline.cli.train:train", "Fine-tune a model on your own clips, or train it as published."),
+    "data": ("sightline.cli.data:data", "List data sets that can be read; check a copy; pack for training."),
     "doctor": ("sightline.cli.doctor:doctor", "Versions, back ends, and a self-test on 20 frames."),
 }
 

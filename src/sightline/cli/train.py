@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import importlib.util
 import logging
+import textwrap
 from collections.abc import Sequence
 
 import tyro
 
-from sightline.errors import UnknownModel
+from sightline.errors import MissingExtra, SightlineError, UnknownModel
 from sightline.loading import need_torch
 
-# recipe -> (module, settings class); each module has `train(settings)`
-RECIPES = {"nano": ("sightline.recipes.train_nano", "NanoTraining")}
+OSTRACK = ("256", "256-ce", "256-ce-got10k", "384", "384-ce", "384-ce-got10k", "tiny")
+# Recipe's module, which has `PRESETS` and `train(settings)`, and the models that it trains; a test holds them together.
+RECIPES = {
+    "train_nano": ("sightline-nano",),
+    "train_ostrack": tuple(f"ostrack-{size}" for size in OSTRACK),
+    "train_mvt": ("mvt",),
+}
+SHORT = {"nano": "sightline-nano", "ostrack": "ostrack-256-ce"}
+USAGE = """usage: sightline train NAME --data FOLDER --out RUN ...
+
+  sightline train NAME          fine-tune on your own clips, from trained weights
+  sightline train NAME:full     the whole training, from a backbone's weights, as published
+  sightline train NAME --help   what a recipe takes, and its settings
+
+NAME is one of"""
 
 
 def train(arguments: Sequence[str]) -> int:
     """Run the recipe named first; the other arguments are the fields of its settings class."""
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(
-            f"usage: sightline train {{{','.join(RECIPES)}}} ...\n\n"
-            "  sightline train NAME --help    what a recipe takes"
-        )
+        short = " and ".join(f"{short} for {model}" for short, model in SHORT.items())
+        print(f"{USAGE} {', '.join(model for models in RECIPES.values() for model in models)}; in short {short}.")
         return 0
-    if name not in RECIPES:
-        raise UnknownModel(f"recipe: got {name!r}; expected one of {', '.join(RECIPES)}. Choose one.")
-    need_torch(f"training of {name!r}", "train")
-    module_name, settings_name = RECIPES[name]
-    module = importlib.import_module(module_name)
-    settings = tyro.cli(getattr(module, settings_name), args=rest, prog=f"sightline train {name}")
+    model, colon, kind = name.partition(":")
+    model = SHORT.get(model, model)
+    recipes = {model: recipe for recipe, models in RECIPES.items() for model in models}
+    if model not in recipes or (colon and kind != "full"):
+        close = difflib.get_close_matches(model, recipes, n=1)
+        advice = f"Did you mean {close[0]!r}?" if close else "Run: sightline train --help"
+        raise UnknownModel(f"recipe: got {name!r}; expected one of {', '.join(recipes)}, or one with ':full'. {advice}")
+    need_torch(f"training of {model!r}", "train")
+    if importlib.util.find_spec("lightning_fabric") is None:
+        raise MissingExtra(
+            f"training of {model!r} needs lightning-fabric, which is not installed. Run: pip install 'sightline[train]'"
+        )
+    module = importlib.import_module(f"sightline.recipes.{recipes[model]}")
+    preset = module.PRESETS[f"{model}{colon}{kind}"]
+    title, _, header = (module.__doc__ or "").partition("\n")
+    settings = tyro.cli(
+        type(preset),
+        default=preset,
+        args=rest,
+        prog=f"sightline train {name}",
+        description=f"{title}\n{textwrap.indent(header, '  ')}",  # what is indented keeps its lines
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    if kind and not settings.init:  # weights that are added or inside the package are trained already
+        raise SightlineError(
+            f"init: got none; expected the weights that {name} starts from. Pass --init FILE, or --init none; "
+            f"sightline train {name} --help names the file."
+        )
     logging.getLogger("sightline").setLevel(logging.INFO)
-    module.train(settings)
+    with importlib.import_module("sightline.training.run").one_voice():
+        module.train(settings)
     return 0

@@ -55,15 +55,17 @@ class MotRows(NamedTuple):
 
 
 class FileRows(MotRows):
-    """Rows that know their `path`, and `line` (N,), from 1."""
+    """Rows that know their `path`, and `line` (N,), from 1; `visibility` (N,) is column 9 of the ground truth, how much
+    of the target can be seen, None where that is not read."""
 
     path: Path
     line: Ints
+    visibility: Floats | None
 
     @classmethod
-    def of(cls, rows: MotRows, path: Path, line: Ints) -> FileRows:
+    def of(cls, rows: MotRows, path: Path, line: Ints, visibility: Floats | None = None) -> FileRows:
         made = cls(*rows)
-        made.path, made.line = path, line
+        made.path, made.line, made.visibility = path, line, visibility
         return made
 
     def place(self, row: int) -> str:
@@ -73,7 +75,8 @@ class FileRows(MotRows):
         """Some of the rows, their frames counted from `first_frame`."""
         frame, track_id, xywh, mark, class_id = self
         kept = MotRows(frame[rows] - first_frame, track_id[rows], xywh[rows], mark[rows], class_id[rows])
-        return FileRows.of(kept, self.path, self.line[rows])
+        visibility = None if self.visibility is None else self.visibility[rows]
+        return FileRows.of(kept, self.path, self.line[rows], visibility)
 
 
 class KittiRows(NamedTuple):
@@ -174,7 +177,9 @@ def _mot_rows(table: _Table, num_frames: int | None, class_id: Ints | None, hint
     xywh = np.stack([table.finite(name) for name in ("x", "y", "w", "h")], axis=1)
     mark = table.finite("mark") if "mark" in table.names else np.ones(len(frame))
     rows = MotRows(frame - 1, track_id, xywh, mark, np.ones_like(frame) if class_id is None else class_id)
-    return FileRows.of(rows, table.path, np.arange(1, len(frame) + 1))
+    has_visibility = class_id is not None and "visibility" in table.names
+    visibility = table.values[:, table.names.index("visibility")] if has_visibility else None
+    return FileRows.of(rows, table.path, np.arange(1, len(frame) + 1), visibility)
 
 
 def _read_table(path: Path, least: tuple[str, ...], most: tuple[str, ...], text_column: str | None = None) -> _Table:

@@ -127,14 +127,17 @@ def _lasot(folder: Path, names: Sequence[str]) -> Listing[Clip]:
 def got10k(folder: Path, split: str) -> Listing[Clip]:
     """`SPLIT/list.txt`, `SPLIT/SEQ/{%08d.jpg, groundtruth.txt, absence.label, cover.label, meta_info.ini}`.
 
-    The parts of the training set are positions in its list. The test set has one row, for the first frame.
+    The parts of the training set are positions in its list; `paper-train` is `vot-train` and `vot-val` together, all
+    but the thousand that neither has, as OSTrack's paper words it. The test set has one row, for the first frame.
     """
     official = "train" if split not in ("test", "val") else split
     home = folder / official
     listed = home / "list.txt"
     names = read_text(listed).split() if listed.exists() else got10k_names(official)
     if split != official:
-        positions = [int(line) for line in packaged(f"got10k_{split.replace('-', '_')}")]
+        lists = ("vot-train", "vot-val") if split == "paper-train" else (split,)
+        lines = [int(line) for part in lists for line in packaged(f"got10k_{part.replace('-', '_')}")]
+        positions = sorted(lines) if split == "paper-train" else lines
         if max(positions) >= len(names):
             raise DatasetError(
                 f"{listed}: got {len(names)} names; expected 9335, of which {split!r} is a part. Restore the "

@@ -1,18 +1,22 @@
-"""Images with boxes in the COCO layout: `annotations.json` beside `img/`."""
+"""Images with boxes in the COCO layout, `annotations.json` beside `img/`, and Tiny ImageNet in one zip file."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import zipfile
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import DatasetError
+from sightline.imaging.frames import decode_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +50,47 @@ def read_stills(folder: Path) -> list[Still]:
 
 def read_tiny_imagenet(folder: Path, extract_to: Path) -> list[Still]:
     """Tiny ImageNet with one box per 64 x 64 image: `boxes.csv` and `images.zip`, unpacked once into `extract_to`."""
-    boxes: dict[str, list[float]] = {}
+    stills = read_zipped_stills(folder)
     try:
-        with (folder / "boxes.csv").open(newline="") as rows:
-            for row in csv.DictReader(rows):
-                boxes[row["file"]] = [float(row[key]) for key in ("x", "y", "w", "h")]
         with zipfile.ZipFile(folder / "images.zip") as archive:
-            members = {Path(member.filename).name: member for member in archive.infolist()}
-            paths = {}
-            for name in boxes:
-                member = members[Path(name).name]
-                paths[name] = path = extract_to / member.filename
+            for still in stills:
+                member = archive.getinfo(still.path.as_posix())
+                path = extract_to / still.path
                 if not path.exists() or path.stat().st_size != member.file_size:  # an earlier run may have been cut
                     archive.extract(member, extract_to)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _not_tiny_imagenet(folder, error) from error
+    return [Still(extract_to / still.path, still.xywh) for still in stills]
+
+
+def read_zipped_stills(folder: Path) -> list[Still]:
+    """The same without unpacking: `path` is an image's name in `images.zip`, for `read_zipped`."""
+    boxes: dict[str, list[float]] = {}
+    try:
+        with zipfile.ZipFile(folder / "images.zip") as archive:
+            members = {Path(name).name: name for name in archive.namelist()}
+        with (folder / "boxes.csv").open(newline="") as rows:
+            for row in csv.DictReader(rows):
+                boxes[members[Path(row["file"]).name]] = [float(row[key]) for key in ("x", "y", "w", "h")]
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{folder}: {error!r}; expected boxes.csv beside images.zip. Check the folder.") from error
-    return [Still(paths[name], np.array([box])) for name, box in boxes.items()]
+        raise _not_tiny_imagenet(folder, error) from error
+    return [Still(Path(name), np.array([box])) for name, box in boxes.items()]
+
+
+def read_zipped(archive: Path, member: Path) -> NDArray[np.uint8]:
+    """An image in a zip file as `read_image` gives it. Raises `DatasetError`, or `VideoError` for what is no image."""
+    try:
+        encoded = _archive(archive, os.getpid()).read(member.as_posix())
+    except (OSError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+        raise DatasetError(f"{archive}: {error!r}; expected the image {member} in it. Replace the file.") from error
+    return decode_image(encoded, archive / member)
+
+
+@lru_cache(maxsize=8)
+def _archive(path: Path, _process: int) -> zipfile.ZipFile:
+    """An open file for each process: after a fork two would share one position in it."""
+    return zipfile.ZipFile(path)
+
+
+def _not_tiny_imagenet(folder: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{folder}: {error!r}; expected boxes.csv beside images.zip. Check the folder.")

@@ -93,7 +93,7 @@ DATASETS: Mapping[str, Row] = MappingProxyType(
             {"val": 180, "test": 180, "train": 9335},
             "http://got-10k.aitestunion.com",
             "got10k",
-            parts={"vot-train": 7086, "vot-val": 1249, "train-full": 9335},
+            parts={"vot-train": 7086, "vot-val": 1249, "paper-train": 8335, "train-full": 9335},
             folders=("GOT-10k", "full_data"),
             licence="CC BY-NC-SA 4.0",
         ),

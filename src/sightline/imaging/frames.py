@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import VideoError
 
-__all__ = ["read_image", "to_rgb"]
+__all__ = ["decode_image", "read_image", "to_rgb"]
 
 _CURE = {
     "f": "Multiply values in [0, 1] by 255 and round: np.round(255 * frame).astype(np.uint8)",
@@ -51,16 +51,22 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     Raises `VideoError` for a file that is missing, is no image, or ends before its picture does.
     """
     try:
-        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        data = Path(path).read_bytes()
     except OSError as error:
         raise VideoError(f"{path}: got '{error.strerror}'; expected a readable image. Check the path.") from error
+    return decode_image(data, path)
+
+
+def decode_image(encoded: bytes, name: str | Path) -> NDArray[np.uint8]:
+    """`read_image` of the bytes of a file; `name` is what sentences call it."""
+    data = np.frombuffer(encoded, np.uint8)
     try:  # imdecode, since imread paints the missing part of a cut JPEG grey and calls it read
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
     except cv2.error:  # a header that promises more pixels than OpenCV takes
         image = None
     if image is None:
-        raise VideoError(f"{path}: got {data.size} bytes that are no whole image; expected one. Replace the file.")
+        raise VideoError(f"{name}: got {data.size} bytes that are no whole image; expected one. Replace the file.")
     try:
         return np.asarray(cv2.cvtColor(to_rgb(image), cv2.COLOR_BGR2RGB), dtype=np.uint8)
     except VideoError as error:  # an image of floats
-        raise VideoError(f"{path}: {error}") from error
+        raise VideoError(f"{name}: {error}") from error

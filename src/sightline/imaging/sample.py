@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.geometry.aligned_crops import AlignedCrop
 from sightline.geometry.crops import CropRegion
 
 Image = NDArray[np.uint8]
@@ -68,4 +69,34 @@ def normalise(crop: Image, mean: Sequence[float], std: Sequence[float]) -> NDArr
     planes = np.empty((3, *crop.shape[:2]), dtype=np.float32)
     for source, plane, centre, spread in zip(cv2.split(crop), planes, mean, std, strict=True):
         cv2.LUT(source, ((values - centre) / spread).astype(np.float32), dst=plane)
+    return planes
+
+
+def crop_aligned(rgb: Image, crop: AlignedCrop, fill: Sequence[float]) -> NDArray[np.float32]:
+    """SPMTrack's crop: (S, S, 3) float32 in 0..255, never rounded to bytes; outside the frame lies `fill` (RGB).
+
+    Bilinear between pixel centres without smoothing, as torch's `interpolate` does it: within 0.004 of its values.
+    """
+    (left, right), (top, bottom), side = crop.crop_x, crop.crop_y, crop.out_px
+    if left == right:
+        return np.full((side, side, 3), fill, dtype=np.float32)
+    inside = rgb[slice(*crop.frame_y), slice(*crop.frame_x)].astype(np.float32)
+    resized = cv2.resize(inside, (right - left, bottom - top), interpolation=cv2.INTER_LINEAR)
+    border = top, side - bottom, left, side - right
+    crop_rgb = cv2.copyMakeBorder(resized, *border, cv2.BORDER_CONSTANT, value=tuple(fill))
+    return np.asarray(crop_rgb, dtype=np.float32)
+
+
+def whole_mean_colour(rgb: Image) -> tuple[float, float, float]:
+    """The frame's mean colour, RGB in 0..255, from all of its pixels."""
+    red, green, blue, _ = cv2.mean(rgb)
+    return red, green, blue
+
+
+def normalise_float(crop: NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """(S, S, 3) float32 in 0..255 to (3, S, S) float32: (value / 255 - mean) / std per channel."""
+    planes = np.empty((3, *crop.shape[:2]), dtype=np.float32)
+    for channel, (plane, centre, spread) in enumerate(zip(planes, mean, std, strict=True)):
+        np.multiply(crop[..., channel], np.float32(1 / (255 * spread)), out=plane)
+        plane -= np.float32(centre / spread)
     return planes

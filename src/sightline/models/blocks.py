@@ -5,12 +5,13 @@ Legend: B batch  C width  G grid (tokens per side)
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 SCORE_FLOOR = 1e-4  # OSTrack clamps score and size to [1e-4, 1 - 1e-4] after the sigmoid
+GROUPS = 8  # of GroupNorm, where it takes the place of BatchNorm
 
 
 class Maps(NamedTuple):
@@ -26,11 +27,11 @@ class Maps(NamedTuple):
     offset_map: Tensor
 
 
-def conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3 x 3 convolution with bias, BatchNorm, ReLU; keys `0.*` and `1.*` as in the official heads."""
+def conv_norm_relu(in_channels: int, out_channels: int, norm: Literal["batch", "group"]) -> nn.Sequential:
+    """3 x 3 convolution with bias, a norm, ReLU; keys `0.*` and `1.*` as in the official heads, whose norm is batch."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1),
-        nn.BatchNorm2d(out_channels),
+        nn.BatchNorm2d(out_channels) if norm == "batch" else nn.GroupNorm(GROUPS, out_channels),
         nn.ReLU(inplace=True),
     )
 
@@ -40,15 +41,15 @@ class CenterHead(nn.Module):
 
     Each branch halves its width four times (3 x 3 + BatchNorm + ReLU), then a 1 x 1 convolution. Keys are the
     official ones, `conv{1..4}_{ctr,offset,size}.{0,1}.*` and `conv5_{ctr,offset,size}.*`. The offset is raw, as
-    in the official code; the paper states [0, 1].
+    in the official code; the paper states [0, 1]. With `norm="group"` the maps of a sample depend on it alone.
     """
 
-    def __init__(self, in_channels: int, width: int = 256) -> None:
+    def __init__(self, in_channels: int, width: int = 256, norm: Literal["batch", "group"] = "batch") -> None:
         super().__init__()
         for branch, out_channels in (("ctr", 1), ("offset", 2), ("size", 2)):
             channels = in_channels
             for depth in range(4):
-                setattr(self, f"conv{depth + 1}_{branch}", conv_bn_relu(channels, width >> depth))
+                setattr(self, f"conv{depth + 1}_{branch}", conv_norm_relu(channels, width >> depth, norm))
                 channels = width >> depth
             setattr(self, f"conv5_{branch}", nn.Conv2d(channels, out_channels, 1))
         for parameter in self.parameters():

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from sightline.errors import CheckpointError, GeometryError, ProtocolError
 from sightline.models.blocks import CenterHead, Maps
-from sightline.models.vit import NORM_EPS, Block, PatchEmbed, init_weights, resize_pos_embed
+from sightline.models.vit import (
+    NORM_EPS,
+    Block,
+    PatchEmbed,
+    init_weights,
+    resize_pos_embed,
+    sine_cosine_positions,
+)
 
 DROP_PATH = 0.1  # of the last block in training; rises linearly from 0
 PRETRAINED_GRID = 14  # the ViT files that training starts from were made at 224 px
@@ -38,6 +45,7 @@ class OSTrackConfig:
     ce_keep_ratios: share of the living search tokens that each of these blocks keeps, one for all or one per block.
     ce_template_tokens: whose attention ranks the candidates: the centre token, the 2 x 2 in the middle, the tokens
         inside the target's box (`encode` then takes a `template_mask`), or all.
+    head_norm: "batch" as published; "group" makes a step of several processes the step of one.
 
     Raises `GeometryError` when the numbers do not fit together.
     """
@@ -51,6 +59,7 @@ class OSTrackConfig:
     ce_layers: tuple[int, ...] = ()
     ce_keep_ratios: float | tuple[float, ...] = 0.7
     ce_template_tokens: Literal["centre", "2x2", "box", "all"] = "centre"
+    head_norm: Literal["batch", "group"] = "batch"
 
     def __post_init__(self) -> None:
         for name in ("ce_layers", "ce_keep_ratios"):
@@ -110,6 +119,8 @@ OSTRACK_256 = OSTrackConfig()
 OSTRACK_256_CE = replace(OSTRACK_256, ce_layers=(3, 6, 9))
 OSTRACK_384 = OSTrackConfig(template_px=192, search_px=384)
 OSTRACK_384_CE = replace(OSTRACK_384, ce_layers=(3, 6, 9))
+# Ours: ViT-Ti/16 (DeiT's width and heads) at nano's crops, small enough to be trained on a CPU.
+OSTRACK_TINY = OSTrackConfig(template_px=96, search_px=192, width=192, heads=3, ce_layers=(3, 6, 9))
 
 
 class Elimination(NamedTuple):
@@ -186,8 +197,9 @@ class Backbone(nn.Module):
 
         self.cls_token = positions(1, requires_grad=False)  # this and the next are dead, kept for the official files
         self.pos_embed = positions(1 + PRETRAINED_GRID**2, requires_grad=False)
-        self.pos_embed_z = positions(config.template_grid**2)
-        self.pos_embed_x = positions(config.search_grid**2)
+        # The official start is noise, over which a file's positions go. From these a network learns by itself, sooner.
+        self.pos_embed_z = nn.Parameter(sine_cosine_positions(config.template_grid, config.width))
+        self.pos_embed_x = nn.Parameter(sine_cosine_positions(config.search_grid, config.width))
         self.patch_embed = PatchEmbed(config.stride, config.width)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, drop_path=DROP_PATH * layer / max(1, config.depth - 1))
@@ -243,7 +255,7 @@ class OSTrack(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
-        self.box_head = CenterHead(config.width)
+        self.box_head = CenterHead(config.width, norm=config.head_norm)
 
     @property
     def takes_template_mask(self) -> bool:

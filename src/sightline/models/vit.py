@@ -126,3 +126,16 @@ def resize_pos_embed(pos_embed: Tensor, grid: int) -> Tensor:
     square = pos_embed.transpose(1, 2).unflatten(2, (side, side))  # (1, C, G, G)
     resized = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
     return resized.flatten(2).transpose(1, 2)  # (1, grid * grid, C)
+
+
+def sine_cosine_positions(grid: int, width: int) -> Tensor:
+    """(1, grid * grid, width) fixed waves, half of the width for the column and half for the row, row-major.
+
+    "Attention Is All You Need" (arXiv 1706.03762, Sec. 3.5) in two dimensions, as MAE's files hold it; width a multiple
+    of 4.
+    """
+    frequency = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
+    angle = torch.arange(grid)[:, None] * frequency  # (grid, C / 4)
+    waves = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, C / 2)
+    columns, rows = waves.expand(grid, -1, -1), waves[:, None].expand(-1, grid, -1)
+    return torch.cat([columns, rows], dim=2).reshape(1, grid * grid, width)

