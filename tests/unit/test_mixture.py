@@ -424,3 +424,14 @@ def test_the_shared_folders_are_sources(shared: Path) -> None:
         height, width = first.read(len(first) - 1).shape[:2]
         x, y, w, h = first.xywh[-1].tolist()
         assert w > 0 < h and x < width and y < height and x + w > 0 < y + h
+
+
+@pytest.mark.parametrize("flags", ["absence.label", "full_occlusion.txt", "out_of_view.txt"])
+def test_flags_of_hidden_targets_are_not_passed_over(tmp_path: Path, flags: str) -> None:
+    own(tmp_path / "mine", "cat")
+    assert len(open_source("mine", tmp_path).footage) == 1
+    (tmp_path / "mine" / "cat" / flags).write_text("0\n1\n0\n")
+    with pytest.raises(
+        DatasetError, match=rf"mine/cat: got {flags}, .*; expected absent.txt. Write (got10k|lasot):SPLIT="
+    ):
+        open_source("mine", tmp_path)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sightline.errors import CheckpointError, SightlineError
 from sightline.training import run as module
 from sightline.training.feed import batches
-from sightline.training.run import LAST, Run, RunSettings, launch, one_voice, replay
+from sightline.training.processes import launch, one_voice
+from sightline.training.run import LAST, Run, RunSettings, replay
 
 
 @dataclass(frozen=True)
@@ -317,7 +319,7 @@ def test_replay_looks_at_the_batch_the_modules_and_the_gradients(tmp_path: Path)
         "step 7: loss 0",
     ]
     healthy, last = replayed(tmp_path)
-    assert healthy == "all is finite in float32 on the CPU: go on with --precision 32-true"
+    assert healthy == "all is finite here, in float32 on the CPU"
     assert last.startswith("step 7: loss ")
     with pytest.raises(CheckpointError, match=r"got Error\(s\) in loading state_dict for Net:; expected a nan-step"):
         replay(tmp_path / "nan-step-000007.pt", Net(width=6), lambda batch: torch.zeros(()))
@@ -359,6 +361,22 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoint_before_is_whole(
     with pytest.raises(CheckpointError, match=r"and give the same command again \(there is no checkpoint yet\)"):
         train(tmp_path / "new", 1)
     assert names_in(tmp_path / "new") == ["run.json"]
+
+
+def test_a_disk_that_is_really_full_is_no_other(tmp_path: Path) -> None:
+    made = train(tmp_path, 2, width=20_000)
+    before, names = (tmp_path / LAST).read_bytes(), names_in(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # a writer meets it as it meets a full disk
+    try:
+        with pytest.raises(
+            CheckpointError, match=r"cannot be written: got 'File too large'; .* \(.*last\.pt is whole\)"
+        ):
+            made.run.save(3, if_due=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / LAST).read_bytes() == before
+    assert names_in(tmp_path) == names
 
 
 def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
@@ -511,7 +529,7 @@ def test_a_worker_that_dies_is_a_sentence() -> None:
     [
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to\nmore"),
-            "batch: got 'CUDA out of memory. Tried to'; exp",
+            "batch: got 'CUDA out of memory. Tried to more'; expected",
         ),
         (RuntimeError("[pair.cc:553] Connection closed by peer [::1]"), "processes: got no answer from another one; e"),
         (RuntimeError("NCCL error: remote process exited or"), "processes: got no answer from another one; expected"),

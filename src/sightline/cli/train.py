@@ -67,6 +67,6 @@ def train(arguments: Sequence[str]) -> int:
             f"sightline train {name} --help names the file."
         )
     logging.getLogger("sightline").setLevel(logging.INFO)
-    with importlib.import_module("sightline.training.run").one_voice():
+    with importlib.import_module("sightline.training.processes").one_voice():
         module.train(settings)
     return 0

@@ -39,6 +39,7 @@ log = logging.getLogger("sightline")
 OTHERS = ("shards", "videos", "tiny_imagenet")
 NAMED = re.compile(r"([\w .-]+)(?::([\w-]+))?(?:=(.+))?")
 MAX_DEPTH = 2  # of folders in a folder whose layout is found out
+FLAGS = {"absence.label": "got10k", "full_occlusion.txt": "lasot", "out_of_view.txt": "lasot"}
 LAYOUTS = (
     "shards.json, boxes.csv beside images.zip, annotations.json beside img/, sequences with gt/gt.txt, folders of "
     "frames with groundtruth.txt, or videos with a .txt each"
@@ -225,6 +226,17 @@ def _refuse_benchmark(home: Path, place: Path) -> None:
     )
 
 
+def _refuse_flags(folder: Path) -> None:
+    """Files that say where a target is hidden, which the reader of one's own clips would pass over."""
+    for place in (folder, *(folder / name for name in list_names(folder, of_folders=True))):
+        for flags, name in FLAGS.items():
+            if (place / flags).is_file():
+                raise DatasetError(
+                    f"{place}: got {flags}, which the layout of one's own clips does not know; expected absent.txt. "
+                    f"Write {name}:SPLIT={folder}, or rename the file: 1 for a frame without the target, 0 for others."
+                )
+
+
 def _open_layout(layout: str, folder: Path, label: str) -> list[Source]:
     if layout == "shards":
         return open_shards(folder)
@@ -238,4 +250,6 @@ def _open_layout(layout: str, folder: Path, label: str) -> list[Source]:
             log.warning("%s: %d of %d videos have no .txt of boxes beside them", label, left, len(films))
         return [_source(label, "clips", videos_footage(annotated), every=True)]
     split = _training_split(layout, folder)
+    if layout == "folder":
+        _refuse_flags(folder)
     return [_source_of(open_dataset(layout, split, folder), label if split == "all" else f"{label}:{split}")]

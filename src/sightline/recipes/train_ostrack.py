@@ -137,10 +137,10 @@ TINY = OSTrackTraining(
     lr=4e-4,
     backbone_lr=1.0,  # nothing of it is trained yet
     warmup_steps=400,
-    drop_epoch=14,
+    drop_epoch=13,
     weight_decay=0.05,
-    ce_start=10,  # before the attention has found the target, elimination throws the target away
-    ce_warm=3,
+    ce_start=8,  # before the attention has found the target, elimination throws the target away
+    ce_warm=2,
     pairs=OfficialPairsConfig(template_px=96, search_px=192, min_still_px=20.0),
     validate_epochs=9,
 )

@@ -15,34 +15,20 @@ pairs: what is averaged is the gradients. It is not, and slightly other steps ar
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import json
 import logging
 import os
-import subprocess
 import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from lightning_fabric.strategies.strategy import Strategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -51,13 +37,13 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.distributed_c10d import _get_default_store
 from torch.optim.swa_utils import AveragedModel
 
 from sightline import __version__
 from sightline.errors import CheckpointError, SightlineError
 from sightline.files import atomic_path
 from sightline.training.feed import Batch, Examples, batches
+from sightline.training.processes import launch, reason_of
 
 log = logging.getLogger("sightline")
 
@@ -65,25 +51,12 @@ LAST = "last.pt"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 # A weight that no loss reached yet has no state in the optimiser.
 SOME = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
-WAIT = timedelta(hours=4)  # of the other processes, while the first one validates
 STEPS_BETWEEN_CLOCKS = 10  # asking the first process what time it is takes an exchange
 # What torch raises for files that are damaged, foreign or of another model.
 UNREADABLE = (
     OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
     UnpicklingError,
 )  # fmt: skip
-
-# What torch raises for want of memory or of another process: part of its text, and what to say instead.
-LOST = (
-    "processes: got no answer from another one; expected all of them to go on. See why it ended; often memory ran out."
-)
-TROUBLE = (
-    ("DataLoader worker (pid", "workers: got '{}'; expected them to go on. Often memory ran out: lower --workers."),
-    ("out of memory", "batch: got '{}'; expected room for it. Lower --batch, or take more --devices."),
-    ("by peer", LOST),  # gloo
-    ("remote process exited", LOST),  # NCCL
-)
-GO_ON = "The same command goes on from the last checkpoint."
 
 
 @dataclass(frozen=True)
@@ -335,140 +308,6 @@ class Run:
             ) from error
 
 
-# Processes
-
-
-def launch(settings: RunSettings) -> Fabric:
-    """Fabric with its processes started: those of torchrun or Slurm where they are, else `devices` of its own."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    has_cuda = torch.cuda.is_available()
-    accelerator = settings.accelerator if settings.accelerator != "auto" else ("cuda" if has_cuda else "cpu")
-    devices = settings.devices or (torch.cuda.device_count() if accelerator == "cuda" else 1)
-    num_ranks, is_cpu, is_half = devices * settings.nodes, accelerator == "cpu", settings.precision == "16-mixed"
-    is_sharded = settings.strategy == "fsdp2"
-    for is_unfit, sentence in (
-        (not is_cpu and not has_cuda, "accelerator: got cuda; expected a GPU, which torch finds none of. Pass cpu."),
-        (is_cpu and settings.sync_bn, "sync_bn: got the CPU; expected GPUs, as SyncBatchNorm needs. Leave it out."),
-        (is_cpu and is_half, "precision: got 16-mixed for the CPU; expected 32-true or bf16-mixed. Pass either."),
-        (is_sharded and is_half, "precision: got 16-mixed for fsdp2; expected 32-true or bf16-mixed. Pass either."),
-        (is_sharded and num_ranks == 1, "strategy: got fsdp2 for one process; expected several. Leave it out."),
-    ):
-        if is_unfit:
-            raise SightlineError(sentence)
-    for environment, starter, variable in (
-        (TorchElasticEnvironment, "torchrun", "WORLD_SIZE"),
-        (SLURMEnvironment, "Slurm", "SLURM_NTASKS"),
-    ):
-        if environment.detect():
-            if (started := int(os.environ[variable])) != num_ranks:
-                raise SightlineError(
-                    f"devices: got {devices} on {settings.nodes} nodes; expected {started} in all, which {starter} has "
-                    "started. Give --devices for each node, and --nodes."
-                )
-            break
-    strategy: Strategy | str = "auto"
-    if is_sharded:
-        strategy = ModelParallelStrategy(shard, data_parallel_size=num_ranks, tensor_parallel_size=1, timeout=WAIT)
-    elif num_ranks > 1:
-        strategy = DDPStrategy(timeout=WAIT)
-    try:
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=settings.nodes,
-            strategy=strategy,
-            precision=settings.precision,
-        )
-        launched = getattr(fabric.strategy.launcher, "procs", [])
-        atexit.register(end_children, launched)
-        fabric.launch()
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        raise SightlineError(
-            f"processes: got '{reason_of(error)}'; expected {devices} on each of {settings.nodes} nodes. Change "
-            "--devices, --nodes, or how they are started."
-        ) from error
-    if children := launched.copy():
-        launched.clear()  # Fabric, which watches these, kills this process too, without a word
-        atexit.register(end_children, children)
-        threading.Thread(target=watch, args=(children,), daemon=True).start()
-    return fabric
-
-
-def watch(children: list[subprocess.Popen[bytes]]) -> None:
-    """Until they end. One that ends badly ends all: the others would wait for hours for its answer, if NCCL asks."""
-    while None in (ends := [child.poll() for child in children]) and not any(ends):
-        time.sleep(1)
-    if not any(ends):
-        return
-    time.sleep(5)  # for those who notice, and end in order
-    rank, status = next((rank, end) for rank, end in enumerate(ends, 1) if end)
-    if status < 0:
-        log.error(
-            "error: processes: got signal %d in process %d; expected all of them to go on. Often memory ran out. %s",
-            -status,
-            rank,
-            GO_ON,
-        )
-    end_children(children)
-    os._exit(2)
-
-
-def end_children(children: list[subprocess.Popen[bytes]]) -> None:
-    """No process that Fabric started outlives this one; the first process alone writes, so there is nothing to lose."""
-    for child in children:
-        try:
-            child.wait(timeout=3)
-        except subprocess.TimeoutExpired:
-            child.kill()
-
-
-def shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """FSDP2: the weights in pieces over the processes, gathered for one linear layer at a time, and the rest at once.
-
-    Not block by block: what gathers is the call of a module, and OSTrack's eliminating blocks are entered by methods.
-    """
-    from torch.distributed.fsdp import fully_shard
-
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # no network here changes a layer's output in place
-    for module in list(model.modules()):
-        if type(module) is nn.Linear:
-            fully_shard(module, mesh=mesh["data_parallel"])
-    fully_shard(model, mesh=mesh["data_parallel"])
-    return model
-
-
-@contextmanager
-def one_voice() -> Iterator[None]:
-    """Around a whole training: of the processes that end badly the first says why, the others end in silence.
-
-    What torch raises for want of memory or of another process becomes a `SightlineError`.
-    """
-    if getattr(rank_zero_only, "rank", 0):  # as the variables of torchrun, Slurm and Fabric have it
-        log.setLevel(logging.ERROR)
-    try:
-        yield
-    except (SightlineError, KeyboardInterrupt, RuntimeError) as error:
-        if was_told():
-            raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
-        for sign, sentence in TROUBLE:
-            if isinstance(error, RuntimeError) and sign in str(error):
-                raise SightlineError(f"{sentence.format(reason_of(error))} {GO_ON}") from error
-        raise
-
-
-def was_told() -> bool:
-    """Whether another process has said why it ends. Asking is saying."""
-    if not torch.distributed.is_initialized():
-        return False
-    try:
-        return _get_default_store().add("sightline/told", 1) > 1
-    except RuntimeError:  # the first process kept the count, and has ended
-        return True
-
-
-# Files
-
-
 def described(settings: Any) -> str:
     """Settings as JSON; of those of the run itself, what makes it another run."""
     fields = dataclasses.asdict(settings)
@@ -480,21 +319,14 @@ def read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     """What a run has written, on the CPU; runs none of its code. Raises `CheckpointError` for anything else."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if missing := [key for key in keys if key not in saved]:
+        missing = [key for key in keys if not isinstance(saved, dict) or key not in saved]
+        if missing:
             raise ValueError(f"no {missing[0]!r} in it")
     except UNREADABLE as error:
         raise CheckpointError(
             f"{path}: got {reason_of(error)}; expected a file that a run has written whole. Check the path."
         ) from error
     return dict(saved)
-
-
-def reason_of(error: BaseException) -> str:
-    """What an error says, in a line."""
-    if isinstance(error, UnpicklingError):  # a page on how to trust the file
-        return "what is no checkpoint, or code"
-    text = getattr(error, "strerror", None) or str(error)
-    return str(text).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def replay(path: Path, model: nn.Module, loss_of: Callable[[dict[str, Tensor]], Tensor]) -> list[str]:
@@ -534,5 +366,5 @@ def replay(path: Path, model: nn.Module, loss_of: Callable[[dict[str, Tensor]], 
         loss.backward()
         for name, parameter in model.named_parameters():
             note(f"gradient of {name}", parameter.grad)
-    found = lines[:10] or ["all is finite in float32 on the CPU: go on with --precision 32-true"]
+    found = lines[:10] or ["all is finite here, in float32 on the CPU"]
     return [*found, f"step {saved['step']}: loss {float(loss.detach()):g}"]
