@@ -165,7 +165,6 @@ def test_two_processes_that_fabric_starts_follow_one_and_speak_once(
     both: tuple[Path, list[str]], alone: np.ndarray
 ) -> None:
     out, said = both
-    print("REL", np.abs(losses(out) / alone - 1).max(axis=1))
     np.testing.assert_allclose(losses(out), alone, rtol=RTOL)
     assert [line.split()[1] for line in said if line.startswith("step ")] == [str(n) for n in range(1, STEPS + 1)]
     assert len(said) == len(set(said))

@@ -68,7 +68,7 @@ def batches(
         pin_memory=is_cuda,
         worker_init_fn=_start_worker,
     )
-    with _deaf():
+    with _starting():
         stream = iter(loader)
     while True:
         asked = time.monotonic()
@@ -118,16 +118,21 @@ def _collate(examples: Sequence[Any]) -> dict[str, Tensor] | SightlineError:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes that start in here never hear the keyboard's interrupt, not even before `_start_worker`."""
-    if threading.current_thread() is not threading.main_thread():  # others cannot set it
-        yield
-        return
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _starting() -> Iterator[None]:
+    """Processes that start in here never hear the keyboard's interrupt, not even before `_start_worker`.
+
+    OpenCV has no threads in the meantime: a fork copies their locks, and not the threads that would unlock them.
+    """
+    is_main = threading.current_thread() is threading.main_thread()  # others cannot set it
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heard)
+        cv2.setNumThreads(threads)
+        if is_main:
+            signal.signal(signal.SIGINT, heard)
 
 
 def _start_worker(_number: int) -> None:
