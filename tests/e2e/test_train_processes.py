@@ -46,7 +46,7 @@ if __name__ == "__main__":
 """
 ASKED: dict[str, object] = {
     "init": "none", "accelerator": "cpu", "precision": "32-true", "batch": 4, "epochs": 1, "warmup_steps": 1,
-    "lr": 1e-4, "centre_jitter": 1, "log_steps": 1, "workers": 0,
+    "lr": 1e-4, "centre_jitter": 1, "log_steps": 1, "workers": 0, "threads": 1,
 }  # fmt: skip
 STEPS = 20
 RTOL = 1e-4
@@ -78,7 +78,11 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ostrack, "DROP_PATH", 0.0)
         patch.setattr(train_ostrack, "PRESETS", {"ostrack-tiny": preset})
-        yield
+        threads = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def asked(data: Path, out: Path, steps: int = STEPS, **changes: object) -> list[str]:
