@@ -152,7 +152,7 @@ def train_mode(model: Nano) -> None:
     """Everything trains but the statistics of the backbone's BatchNorm: template and search batches differ in them."""
     model.train()
     for module in model.backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             module.eval()
 
 

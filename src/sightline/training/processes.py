@@ -82,6 +82,7 @@ def launch(settings: RunSettings) -> Fabric:
     if is_sharded:
         strategy = ModelParallelStrategy(shard, data_parallel_size=num_ranks, tensor_parallel_size=1, timeout=WAIT)
     elif num_ranks > 1:
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # of 1 x 1 kernels, whose strides mean nothing
         strategy = DDPStrategy(timeout=WAIT)
     try:
         fabric = Fabric(
