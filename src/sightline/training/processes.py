@@ -113,7 +113,7 @@ def watch(children: list[subprocess.Popen[bytes]]) -> None:
         time.sleep(1)
     if not any(ends):
         return
-    time.sleep(5)  # for those who notice, and end in order
+    time.sleep(15)  # for those who notice, and end in order
     rank, status = next((rank, end) for rank, end in enumerate(ends, 1) if end)
     if status < 0:
         log.error(
