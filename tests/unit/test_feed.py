@@ -143,6 +143,7 @@ def print_sums() -> None:
     torch.set_num_threads(1)
     multiprocessing.set_start_method("spawn")
     stream = batches(drawn_pairs(Path(sys.argv[2])), batch=4, first_step=7, workers=1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins without it
     try:
         print(sums(first(stream, 2)), flush=True)
         while True:
