@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sightline.datasets.clips import read_clip, read_clips, read_split
-from sightline.datasets.stills import read_stills, read_tiny_imagenet
+from sightline.datasets.stills import read_zipped_stills
+from sightline.datasets.table import open_dataset
 from sightline.errors import DatasetError
 
 ROWS = ["1,2,30,40", "1.5,2.5,30,40", "0,0,0,0"]
@@ -116,46 +117,6 @@ def test_a_split_that_is_none(tmp_path, text) -> None:
 # Stills
 
 
-def stills_folder(root: Path, content: object) -> Path:
-    (root / "annotations.json").write_text(content if isinstance(content, str) else json.dumps(content))
-    return root
-
-
-def test_stills(tmp_path) -> None:
-    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "b.jpg"}, {"id": 9, "file_name": "empty.jpg"}]
-    annotations = [
-        {"image_id": 8, "bbox": [1, 2, 3, 4]},
-        {"image_id": 7, "bbox": [5, 6, 7, 8.5], "iscrowd": 0},
-        {"image_id": 8, "bbox": [9, 9, 9, 9]},
-        {"image_id": 8, "bbox": [0, 0, 50, 50], "iscrowd": 1},
-        {"image_id": 9, "bbox": [0, 0, 0, 5]},
-    ]
-    stills = read_stills(stills_folder(tmp_path, {"images": images, "annotations": annotations}))
-    assert {still.path: still.xywh.tolist() for still in stills} == {
-        tmp_path / "img" / "b.jpg": [[1, 2, 3, 4], [9, 9, 9, 9]],
-        tmp_path / "img" / "a.jpg": [[5, 6, 7, 8.5]],
-    }
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        [],
-        {"images": []},
-        {"images": [{"id": 1}], "annotations": []},
-        {"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]},
-        {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "bbox": [1, 2]}]},
-    ],
-    ids=["no json", "a list", "no annotations", "no file name", "a box without an image", "half a box"],
-)
-def test_stills_that_do_not_fit(tmp_path, content) -> None:
-    with pytest.raises(DatasetError, match=r"annotations.json: .*; expected COCO images and annotations"):
-        read_stills(stills_folder(tmp_path, content))
-    with pytest.raises(DatasetError, match="annotations.json: FileNotFoundError"):
-        read_stills(tmp_path / "nowhere")
-
-
 def tiny_folder(root: Path, rows: list[str], names: tuple[str, ...] = ("a.jpg", "sub/b.jpg")) -> Path:
     root.mkdir()
     (root / "boxes.csv").write_text("\n".join(["file,class,x,y,w,h", *rows]))
@@ -165,34 +126,28 @@ def tiny_folder(root: Path, rows: list[str], names: tuple[str, ...] = ("a.jpg", 
     return root
 
 
-def test_tiny_imagenet_is_unpacked_once(tmp_path) -> None:
-    folder, scratch = tiny_folder(tmp_path / "tiny", ["a.jpg,0,1,2,3,4", "b.jpg,1,0,0,64,64"]), tmp_path / "scratch"
-    stills = read_tiny_imagenet(folder, scratch)
-    assert [(still.path.read_text(), still.xywh.tolist()) for still in stills] == [
+def test_tiny_imagenet_in_its_zip(tmp_path) -> None:
+    stills = read_zipped_stills(tiny_folder(tmp_path / "tiny", ["a.jpg,0,1,2,3,4", "b.jpg,1,0,0,64,64"]))
+    assert [(still.path.as_posix(), still.xywh.tolist()) for still in stills] == [
         ("a.jpg", [[1, 2, 3, 4]]),
         ("sub/b.jpg", [[0, 0, 64, 64]]),
     ]
-    stills[0].path.write_text("kept!")
-    stills[1].path.unlink()
-    assert [still.path.read_text() for still in read_tiny_imagenet(folder, scratch)] == ["kept!", "sub/b.jpg"]
-    stills[0].path.write_text("cut")  # by an end that came too early
-    assert [still.path.read_text() for still in read_tiny_imagenet(folder, scratch)] == ["a.jpg", "sub/b.jpg"]
 
 
 @pytest.mark.parametrize("rows", [["c.jpg,0,1,2,3,4"], ["a.jpg,0,1,2,3"], ["a.jpg,0,1,2,3,four"]])
 def test_tiny_imagenet_that_does_not_fit(tmp_path, rows) -> None:
     with pytest.raises(DatasetError, match=r"tiny: .*; expected boxes.csv beside images.zip"):
-        read_tiny_imagenet(tiny_folder(tmp_path / "tiny", rows), tmp_path / "scratch")
+        read_zipped_stills(tiny_folder(tmp_path / "tiny", rows))
 
 
 def test_tiny_imagenet_without_its_pictures(tmp_path) -> None:
     folder = tiny_folder(tmp_path / "tiny", ["a.jpg,0,1,2,3,4"])
     (folder / "images.zip").write_bytes(b"no archive")
     with pytest.raises(DatasetError, match="BadZipFile"):
-        read_tiny_imagenet(folder, tmp_path / "scratch")
+        read_zipped_stills(folder)
     (folder / "images.zip").unlink()
     with pytest.raises(DatasetError, match="FileNotFoundError"):
-        read_tiny_imagenet(folder, tmp_path / "scratch")
+        read_zipped_stills(folder)
 
 
 # The shared folders
@@ -222,7 +177,7 @@ def test_shared_stills_are_as_their_readme_says(shared, name) -> None:
     content = json.loads((root / name / "annotations.json").read_text())
     assert (len(content["images"]), len(content["annotations"])) == (int(images), int(boxes))
 
-    stills = read_stills(root / name)
+    stills = [still for still in open_dataset("images", root=root / name) if len(still.xywh)]
     usable = [row for row in content["annotations"] if not row.get("iscrowd", 0) and min(row["bbox"][2:]) > 0]
     assert sum(len(still.xywh) for still in stills) == len(usable)
     assert len(stills) == len({row["image_id"] for row in usable})
@@ -230,8 +185,7 @@ def test_shared_stills_are_as_their_readme_says(shared, name) -> None:
 
 
 @pytest.mark.shared
-def test_shared_tiny_imagenet_is_as_its_readme_says(shared, tmp_path) -> None:
-    stills = read_tiny_imagenet(shared / "data" / "images" / "tiny_imagenet", tmp_path)
+def test_shared_tiny_imagenet_is_as_its_readme_says(shared) -> None:
+    stills = read_zipped_stills(shared / "data" / "images" / "tiny_imagenet")
     assert len(stills) == len({still.path for still in stills}) == 12000
-    assert all(still.path.is_file() for still in stills)
     assert max(still.xywh[0, 2:].max() for still in stills) <= 64

@@ -1,13 +1,11 @@
-"""Images with boxes in the COCO layout, `annotations.json` beside `img/`, and Tiny ImageNet in one zip file."""
+"""One image with its boxes, and Tiny ImageNet, whose images are in one zip file."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import zipfile
 import zlib
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,38 +31,11 @@ class Still:
     ignored_xywh: NDArray[np.float64] | None = None
 
 
-def read_stills(folder: Path) -> list[Still]:
-    """All images of a folder that have at least one box with an area; crowd regions are left out."""
-    path = folder / "annotations.json"
-    try:
-        content = json.loads(path.read_text())
-        boxes: dict[int, list[list[float]]] = defaultdict(list)
-        for row in content["annotations"]:
-            if not row.get("iscrowd", 0) and row["bbox"][2] > 0 and row["bbox"][3] > 0:
-                boxes[row["image_id"]].append(row["bbox"])
-        names = {row["id"]: row["file_name"] for row in content["images"]}
-        return [Still(folder / "img" / names[key], np.array(rows, dtype=np.float64)) for key, rows in boxes.items()]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DatasetError(f"{path}: {error!r}; expected COCO images and annotations. Check the file.") from error
-
-
-def read_tiny_imagenet(folder: Path, extract_to: Path) -> list[Still]:
-    """Tiny ImageNet with one box per 64 x 64 image: `boxes.csv` and `images.zip`, unpacked once into `extract_to`."""
-    stills = read_zipped_stills(folder)
-    try:
-        with zipfile.ZipFile(folder / "images.zip") as archive:
-            for still in stills:
-                member = archive.getinfo(still.path.as_posix())
-                path = extract_to / still.path
-                if not path.exists() or path.stat().st_size != member.file_size:  # an earlier run may have been cut
-                    archive.extract(member, extract_to)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise _not_tiny_imagenet(folder, error) from error
-    return [Still(extract_to / still.path, still.xywh) for still in stills]
-
-
 def read_zipped_stills(folder: Path) -> list[Still]:
-    """The same without unpacking: `path` is an image's name in `images.zip`, for `read_zipped`."""
+    """Tiny ImageNet, one box per 64 x 64 image: `boxes.csv`, and `images.zip`, in which `path` is an image's name.
+
+    `read_zipped` decodes it. Raises `DatasetError` for a folder that lacks either, or whose rows and images do not fit.
+    """
     boxes: dict[str, list[float]] = {}
     try:
         with zipfile.ZipFile(folder / "images.zip") as archive:
