@@ -7,8 +7,10 @@ too.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,15 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.fail(f"shared data: got no folder {SHARED}; expected it. Set SIGHTLINE_SHARED.")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def quiet_or_not_as_before() -> Iterator[None]:
+    """The level of the library's log is again what it was: a process of several, played in a test, silences itself."""
+    log = logging.getLogger("sightline")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

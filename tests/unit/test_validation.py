@@ -1,4 +1,4 @@
-"""How a run is judged: scores reckoned by hand, by any number of processes, and the model as it was afterwards."""
+"""How a run is judged: scores reckoned by hand, and the model as it was afterwards."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ class Stay(nn.Module):
         score = torch.zeros(len(search), 1, 4, 4)
         score[:, :, 2, 2] = 0.9  # its corner is the middle of the crop
         return Maps(score, torch.full((len(search), 2, 4, 4), 0.25) * self.scale, torch.zeros(len(search), 2, 4, 4))
+
+
+class NeverAsked(Stay):
+    """Fails the test that tracks with it."""
+
+    def encode(self, template: Tensor) -> dict[str, Tensor]:
+        pytest.fail("it was asked to track")
 
 
 def write_clip(folder: Path, xs: list[float], absent: tuple[int, ...] = (), seed: int = 0) -> Clip:
@@ -161,33 +168,10 @@ def test_it_can_be_trained_afterwards(clips: list[Clip], nano: Nano) -> None:
     assert all(parameter.grad is not None for name, parameter in nano.named_parameters() if "backbone" in name)
 
 
-# Ranks
-
-
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
-def test_any_number_of_ranks_finds_the_same(clips: list[Clip], num_ranks: int) -> None:
-    clips = [*clips, clips[0]]
-    whole = track_clips(Stay(), clips, STAY, "stay")
-    parts = [track_clips(Stay(), clips, STAY, "stay", rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
-    assert Validation.merged(parts) == whole
-    assert [clip.name for clip in whole.clips] == ["clip0", "clip1", "clip2", "clip0"]
-    assert max(len(part.clips) for part in parts) == -(-4 // num_ranks)
-
-
-def test_a_rank_reads_its_own_clips_alone_and_reports_on_them(clips: list[Clip]) -> None:
-    for path in clips[1].frames:
-        path.unlink()
-    calls: list[tuple[int, int]] = []
-    track_clips(Stay(), clips, STAY, "stay", num_ranks=2, report=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 2), (2, 2)]
-    with pytest.raises(VideoError):
-        track_clips(Stay(), clips, STAY, "stay", rank=1, num_ranks=2)
-
-
 # What cannot be scored
 
 
-def test_clips_that_cannot_be_scored_are_refused_on_every_rank_before_any_is_tracked(clips: list[Clip]) -> None:
+def test_clips_that_cannot_be_scored_are_refused_before_any_is_tracked(clips: list[Clip]) -> None:
     present = np.array([True, False, True, True, True])
     cases = {
         "1 boxes for 5 frames": replace(clips[2], xywh=clips[2].xywh[:1], is_present=clips[2].is_present[:1]),
@@ -195,9 +179,8 @@ def test_clips_that_cannot_be_scored_are_refused_on_every_rank_before_any_is_tra
         "a target on 1 of 5 frames, the first included;": replace(clips[2], is_present=np.arange(5) == 0),
     }
     for sentence, clip in cases.items():
-        for rank in range(2):
-            with pytest.raises(DatasetError, match=rf"validation clip 'clip2': got {sentence}"):
-                track_clips(Stay(), [*clips[:2], clip], STAY, "stay", rank=rank, num_ranks=2, report=pytest.fail)
+        with pytest.raises(DatasetError, match=rf"validation clip 'clip2': got {sentence}"):
+            track_clips(NeverAsked(), [*clips[:2], clip], STAY, "stay")
     track_clips(Stay(), [replace(clips[2], is_present=present)], STAY, "stay")
     with pytest.raises(DatasetError, match="validation: got no clip"):
         track_clips(Stay(), [], STAY, "stay")

@@ -131,18 +131,18 @@ TINY = OSTrackTraining(
         "images=images/animals*0.5",
     ),
     val=("folder:val=sot",),
-    epochs=18,
+    epochs=32,
     pairs_per_epoch=5_120,
     batch=16,
     lr=4e-4,
     backbone_lr=1.0,  # nothing of it is trained yet
     warmup_steps=400,
-    drop_epoch=13,
+    drop_epoch=26,
     weight_decay=0.05,
-    ce_start=8,  # before the attention has found the target, elimination throws the target away
-    ce_warm=2,
+    ce_start=22,  # before the attention has found the target, elimination throws the target away
+    ce_warm=4,
     pairs=OfficialPairsConfig(template_px=96, search_px=192, min_still_px=20.0),
-    validate_epochs=9,
+    validate_epochs=8,
 )
 _FULL = {name: _published(name) for name in ZOO if name.startswith("ostrack-")} | {TINY.model: TINY}
 PRESETS: Mapping[str, OSTrackTraining] = MappingProxyType(

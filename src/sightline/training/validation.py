@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +55,6 @@ class Validation:
     def auc(self) -> float:
         return sum(clip.auc for clip in self.clips) / len(self.clips) if self.clips else math.nan
 
-    @classmethod
-    def merged(cls, parts: Sequence[Validation]) -> Validation:
-        """What the ranks of `track_clips` found, given in the order of ranks, in the order of the clips."""
-        count = sum(len(part.clips) for part in parts)
-        return cls(tuple(parts[i % len(parts)].clips[i // len(parts)] for i in range(count)))
-
 
 def track_clips(
     model: nn.Module,
@@ -68,18 +62,15 @@ def track_clips(
     tracker: TemplateSearchConfig,
     name: str,
     device: str | None = None,
-    rank: int = 0,
-    num_ranks: int = 1,
-    report: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Follow the target of every `num_ranks`-th clip from clip `rank` on, from its first box to its last frame.
+    """Follow the target of every clip, from its first box to its last frame.
 
     `model` is what `TorchSession` takes; it tracks in eval mode, and every module of it is in its own mode again
     afterwards. `device` is where it is moved to and stays, by default where it lies. `name` is the
-    model's. Frames are read one at a time. `report(done, total)` is called after each clip of this rank.
+    model's. Frames are read one at a time.
 
-    Raises `DatasetError` when there is no clip or one cannot be scored, on every rank and before any is tracked, and
-    `VideoError` for a frame that cannot be read. Costs as much as tracking does.
+    Raises `DatasetError` when there is no clip or one cannot be scored, before any is tracked, and `VideoError` for a
+    frame that cannot be read. Costs as much as tracking does.
     """
     if not clips:
         raise DatasetError("validation: got no clip; expected at least one. Name clips, or validate never.")
@@ -87,15 +78,9 @@ def track_clips(
         check_clip(clip)
     if device is None:
         device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
-    mine = clips[rank::num_ranks]
-    scores = []
     with _own_modes(model):
         follower = TemplateSearchTracker(TorchSession(model, device), tracker, name)
-        for done, clip in enumerate(mine, start=1):
-            scores.append(_score(follower, clip))
-            if report:
-                report(done, len(mine))
-    return Validation(tuple(scores))
+        return Validation(tuple(_score(follower, clip) for clip in clips))
 
 
 def check_clip(clip: Clip) -> None:
