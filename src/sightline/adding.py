@@ -7,23 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
-from sightline.building import ADDED, checked_weights, need_torch
+from sightline.building import ADDED, check_backbone, checked_weights, need_torch
 from sightline.errors import CheckpointError
-from sightline.runtime.onnx import GRAPHS, OnnxSession
+from sightline.runtime.onnx import FILES, OnnxSession
 from sightline.runtime.sidecar import Sidecar, SidecarSession, read_sidecar
 from sightline.runtime.store import BUNDLED, Stored, find, model_shelf, put, sha256_of
 from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
 from sightline.trackers.zoo import entry_of
 
 
-def add_weights(name: str, path: str | Path) -> Stored:
+def add_weights(name: str, path: str | Path, backbone: str | Path | None = None) -> Stored:
     """Check a file against a model, convert it and keep it in the cache, where `load(name)` finds it from then on.
 
     path: an official or converted weights file (needs torch), a folder made by `sightline export`, or for a model that
-    is an ONNX file that file. What was kept for this model before is replaced, in one step. Raises `UnknownModel`, and
+    is an ONNX file that file. backbone: the file of the frozen part, beside weights that have only what was trained;
+    both are kept as one. What was kept for this model before is replaced, in one step. Raises `UnknownModel`, and
     `CheckpointError` for a file that is missing, damaged or of another model and for a cache that cannot be written.
     """
     entry, path = entry_of(name), Path(path)
+    backbone = check_backbone(name, backbone, path)
     if entry.bundled:
         raise CheckpointError(
             f"{name}: got a file to add; expected none, since its weights are inside the package. "
@@ -44,14 +46,15 @@ def add_weights(name: str, path: str | Path) -> Stored:
                 f"exported model {path}: got {exported.metadata['model']!r}; expected {name!r}. "
                 f"Run: sightline models add {exported.metadata['model']} {path}"
             )
-        files = {f"{graph}.onnx": path / f"{graph}.onnx" for graph in GRAPHS}
+        files = {file: path / file for file in FILES if (path / file).exists()}
         keep(shelf, files, path.name, str(exported.metadata.get("weights_sha256", "")))
     else:
         need_torch(f"checking {path.name} against {name!r}")
-        checked = checked_weights(path, name)
+        checked = checked_weights(path, name, backbone)
         from sightline.checkpoints import files as formats
 
-        with put(shelf, source_name=path.name, source_sha256=checked.metadata[formats.SOURCE_SHA256]) as folder:
+        about = checked.metadata
+        with put(shelf, source_name=about[formats.SOURCE_NAME], source_sha256=about[formats.SOURCE_SHA256]) as folder:
             formats.write_safetensors(folder / ADDED, checked.weights.tensors, checked.metadata)
     stored = find(shelf)
     assert stored

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from sightline.errors import CheckpointError, MissingExtra, SightlineError
 from sightline.runtime.session import Session
 from sightline.runtime.store import BUNDLED, Stored, bundled_folder, find_whole, model_shelf, sha256_of
-from sightline.trackers.zoo import entry_of
+from sightline.trackers.zoo import ZOO, entry_of
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from sightline.checkpoints.files import Weights
 
@@ -33,7 +34,7 @@ def added(name: str) -> Stored | None:
     try:
         return find_whole(model_shelf(name))
     except CheckpointError as error:
-        raise CheckpointError(f"{error} Run again: sightline models add {name} FILE") from error
+        raise CheckpointError(f"{error} Run again: {add_command(name)}") from error
 
 
 def located(name: str, weights: str | Path | None) -> Path:
@@ -54,9 +55,38 @@ def located(name: str, weights: str | Path | None) -> Path:
         return stored.folder if others else stored.folder / last
     raise CheckpointError(
         f"{name}: got no weights; expected a file, since none is inside the package or in the cache. Run "
-        f"'sightline models {name}' for the page and the file's name, then 'sightline models add {name} FILE'; "
-        "or pass weights= (--weights)."
+        f"'sightline models {name}' for the page and the file's name, then '{add_command(name)}'; "
+        f"or pass weights= (--weights){' and backbone= (--backbone)' if entry.join else ''}."
     )
+
+
+def add_command(name: str) -> str:
+    """How to keep the weights of a model."""
+    return f"sightline models add {name} FILE{' --backbone FILE' if entry_of(name).join else ''}"
+
+
+def check_backbone(name: str, backbone: str | Path | None, weights: Path | None = None) -> Path | None:
+    """The path of a backbone, if one was given; `SightlineError` for one that is not there, or not wanted."""
+    if backbone is None:
+        return None
+    if name not in ZOO or not ZOO[name].join:
+        takers = ", ".join(taker for taker, entry in ZOO.items() if entry.join)
+        raise SightlineError(f"{name}: got a backbone; expected none, since only {takers} take one. Leave it out.")
+    path = Path(backbone)
+    if not path.exists():
+        raise CheckpointError(f"backbone {path}: no such file. Check the path.")
+    if weights and weights.is_dir():
+        raise CheckpointError(
+            f"{name}: got the backbone {path.name!r} beside exported graphs, which hold it; expected these alone. "
+            "Leave the backbone out."
+        )
+    return path
+
+
+def source_of(path: Path, backbone: Path | None) -> tuple[str, str]:
+    """Name and SHA-256 of a weights file, or of two with a plus between."""
+    files = [path, *([backbone] if backbone else [])]
+    return " + ".join(file.name for file in files), " + ".join(sha256_of(file) for file in files)
 
 
 def weights_file(name: str, weights: str | Path | None) -> Path:
@@ -82,26 +112,54 @@ def need_torch(what: str, extra: str = "torch") -> None:
 
 
 def build_model(
-    name: str, weights: str | Path | None, options: Mapping[str, Any] | None = None
+    name: str,
+    weights: str | Path | None,
+    options: Mapping[str, Any] | None = None,
+    backbone: str | Path | None = None,
 ) -> tuple[torch.nn.Module, str]:
     """The torch network of a model with its weights, in eval mode on the CPU, and the weights file's SHA-256.
 
     weights: an official or converted file, None for the bundled or added one. options: fields of the model's config.
+    backbone: the file of the frozen part, where the weights are what was trained alone; then there are two SHA-256.
     """
-    path = weights_file(name, weights)
+    frozen, path = check_backbone(name, backbone), weights_file(name, weights)
     need_torch(f"the torch network of {name!r}")
     import torch
 
     from sightline.checkpoints.files import read_weights
+
+    tensors = tensors_for(bare_model(name, options), name, read_weights(path), frozen)
+    model = empty_model(name, options)
+    state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
+    model.load_state_dict(state, strict=False)  # strictness is tensors_for's, which explains
+    return model.eval(), source_of(path, frozen)[1]
+
+
+def tensors_for(
+    network: torch.nn.Module, name: str, weights: Weights, backbone: Path | None
+) -> dict[str, NDArray[Any]]:
+    """Every tensor of a network by name, of one file or two; `CheckpointError` where they do not fit.
+
+    network: of the model `name`; only names and shapes are looked at.
+    """
     from sightline.checkpoints.official import check_against
 
-    model = empty_model(name, options)
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    tensors = read_weights(path).tensors
-    check_against(tensors, expected, source=path.name, model=name)
-    state = {key: torch.from_numpy(value).float() for key, value in tensors.items()}
-    model.load_state_dict(state, strict=False)  # strictness is check_against's, which explains
-    return model.eval(), sha256_of(path)
+    if join := entry_of(name).join:
+        tensors: dict[str, NDArray[Any]] = resolve(join)(weights, backbone, network, name)
+        return tensors
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    check_against(weights.tensors, expected, source=weights.path.name, model=name)
+    return weights.tensors
+
+
+def model_for_inference(
+    name: str, weights: str | Path | None, options: Mapping[str, Any], backbone: str | Path | None = None
+) -> tuple[torch.nn.Module, str]:
+    """What `build_model` gives, or the faster copy that the model's row names: neither to be trained nor saved."""
+    model, sha256 = build_model(name, weights, options, backbone)
+    if fused := entry_of(name).fused:
+        model = resolve(fused)(model)
+    return model, sha256
 
 
 def empty_model(name: str, options: Mapping[str, Any] | None = None) -> torch.nn.Module:
@@ -118,13 +176,17 @@ def empty_model(name: str, options: Mapping[str, Any] | None = None) -> torch.nn
 
 
 def expected_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a model's network, from one built without memory."""
+    """Name and shape of every tensor of a model's network."""
+    return {key: tuple(value.shape) for key, value in bare_model(name).state_dict().items()}
+
+
+def bare_model(name: str, options: Mapping[str, Any] | None = None) -> torch.nn.Module:
+    """The torch network of a model without memory for its weights."""
     need_torch("checking official weights")
     import torch
 
     with torch.device("meta"):
-        state = empty_model(name).state_dict()
-    return {key: tuple(value.shape) for key, value in state.items()}
+        return empty_model(name, options)
 
 
 def resolve(path: str) -> Any:
@@ -134,10 +196,15 @@ def resolve(path: str) -> Any:
 
 
 def torch_session(
-    name: str, weights: str | Path | None, options: Mapping[str, Any], device: str, threads: int
+    name: str,
+    weights: str | Path | None,
+    options: Mapping[str, Any],
+    device: str,
+    threads: int,
+    backbone: str | Path | None = None,
 ) -> Session:
     """A torch model as a session; `threads` is torch's process-wide setting."""
-    model, _ = build_model(name, weights, options)
+    model, _ = model_for_inference(name, weights, options, backbone)
     import torch
 
     from sightline.models.session import TorchSession
@@ -158,7 +225,7 @@ def torch_session(
 
 @dataclass(frozen=True)
 class Checked:
-    """A weights file that holds every tensor of the model `name`, and what a converted file says of its source.
+    """The weights of every tensor of the model `name`, of one file or two, and what a converted file says of these.
 
     note: what else is to be known of such a file, maybe nothing.
     """
@@ -169,33 +236,37 @@ class Checked:
     note: str = ""
 
 
-def checked_weights(path: Path, name: str | None = None) -> Checked:
+def checked_weights(path: Path, name: str | None = None, backbone: Path | None = None) -> Checked:
     """Read an official or converted file and compare it with a model tensor by tensor, by default the one it fits.
 
-    Raises `CheckpointError` for a file that is damaged, of another model, or of none that is known.
+    backbone: the file of the frozen part, where the first has what was trained alone; it is joined to that. Raises
+    `CheckpointError` for a file that is damaged, of another model, or of none that is known.
     """
     from sightline.checkpoints import files
-    from sightline.checkpoints.official import check_against, recognise
+    from sightline.checkpoints.official import recognise
 
     weights = files.read_weights(path)
     known = recognise(weights.tensors)
     if known and not known.model:
+        start = f" As a file: sightline convert --init {path.name} --model NAME -o START.safetensors"
         raise CheckpointError(
-            f"weights {path.name!r}: got {known.title}; expected a tracker's weights. {known.advice} "
-            f"As a file: sightline convert --init {path.name} --model NAME -o START.safetensors"
+            f"weights {path.name!r}: got {known.title}; expected a tracker's weights. {known.advice}"
+            f"{start if known.init_with else ''}"
         )
     if name is None and known is None:
         first, tensor = next(iter(weights.tensors.items()))
         raise CheckpointError(
             f"weights {path.name!r}: got {len(weights.tensors)} tensors that look like no model's, first {first} "
-            f"{tensor.shape}; expected OSTrack's or MVT's. Name the model with --model."
+            f"{tensor.shape}; expected OSTrack's, MVT's or SPMTrack's. Name the model with --model."
         )
     model, note = (known.model, known.note) if name is None and known else (name or "", "")
-    check_against(weights.tensors, expected_shapes(model), source=path.name, model=model)
+    backbone = check_backbone(model, backbone)
+    tensors = tensors_for(bare_model(model), model, weights, backbone)
+    source, sha256 = source_of(path, backbone)
     metadata = {
         files.MODEL: model,
         files.FORMAT_VERSION: files.OUR_FORMAT_VERSION,
-        files.SOURCE_NAME: path.name,
-        files.SOURCE_SHA256: sha256_of(path),
+        files.SOURCE_NAME: source,
+        files.SOURCE_SHA256: sha256,
     }
-    return Checked(model, weights, metadata, note)
+    return Checked(model, replace(weights, tensors=tensors), metadata, note)

@@ -16,11 +16,14 @@ import numpy as np
 from sightline import __version__
 from sightline.building import (
     build_model,
+    check_backbone,
     empty_model,
     expected_shapes,
     located,
+    model_for_inference,
     need_torch,
     resolve,
+    source_of,
     torch_session,
     weights_file,
 )
@@ -29,11 +32,11 @@ from sightline.options import check_known, kinds_of, parse_settings, sort_option
 from sightline.runtime.onnx import OnnxSession
 from sightline.runtime.session import Session
 from sightline.runtime.sidecar import SidecarSession, read_sidecar
-from sightline.runtime.store import BUNDLED, export_shelf, find, find_whole, put, sha256_of
+from sightline.runtime.store import BUNDLED, export_shelf, find, find_whole, put
 from sightline.trackers.opencv import OPENCV, OpenCVTracker
 from sightline.trackers.protocol import Tracker
-from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
-from sightline.trackers.zoo import Entry, entry_of
+from sightline.trackers.template_search import TemplateSearchConfig
+from sightline.trackers.zoo import TRACKERS, Entry, TrackerConfig, entry_of
 
 if TYPE_CHECKING:
     import torch
@@ -57,13 +60,14 @@ __all__ = [
 log = logging.getLogger("sightline")
 Backend = Literal["auto", "onnx", "torch"]
 MAX_THREADS = 256  # many more than any machine gains from, and few enough that a slip of the finger hangs none
-SIZES = ("template_px", "search_px", "stride")  # which a network may be bound to
+SIZES = ("template_px", "search_px", "stride", "num_templates")  # which a network may be bound to
 
 
 def load(
     name: str | Path = "sightline-nano",
     *,
     weights: str | Path | None = None,
+    backbone: str | Path | None = None,
     backend: Backend = "auto",
     device: str = "cpu",
     threads: int = 0,
@@ -74,12 +78,14 @@ def load(
     name: one that `sightline models` lists, or the path of a sidecar, a `.toml` file that says how to run an ONNX file.
     weights: an official file (`OSTrack_ep0300.pth.tar`), a converted `.safetensors`, or a folder made by `sightline
     export`; None takes those inside the package, then those that `sightline models add` put into the cache. Nothing is
-    downloaded. backend: "onnx" (no torch needed for the bundled model, exported folders and sidecars; other files are
-    exported once into the cache), "torch", or "auto": onnx where graphs are at hand and no device but the CPU is named,
-    torch otherwise. device: of torch, for example "cuda". threads: of the network on the CPU, 0 for the back end's own
+    downloaded. backbone: the file of the frozen part, for weights that have only what was trained, as SPMTrack's.
+    backend: "onnx" (no torch needed for the bundled model, exported folders and sidecars; other files are exported once
+    into the cache), "torch", or "auto": onnx where graphs are at hand and no device but the CPU is named, torch
+    otherwise. device: of torch, for example "cuda". threads: of the network on the CPU, 0 for the back end's own
     choice. options: fields of the tracker's config (`window=0.5`) and of the model's (`ce_layers=(3, 6, 9)`).
 
-    All but OpenCV's own come as a `TemplateSearchTracker`, which has `config` and `session` besides.
+    What comes back is a `TemplateSearchTracker`, SPMTrack's `SPMTrackTracker`, or for one of OpenCV's own an
+    `OpenCVTracker`; the first two have `config` and `session` besides.
 
     Raises `UnknownModel`, `CheckpointError` (missing, damaged or wrong weights), `MissingExtra` (no torch, or OpenCV
     without its trackers), and `SightlineError` for an option that is unknown or does not fit the network.
@@ -91,6 +97,7 @@ def load(
         )
     if backend not in ("auto", "onnx", "torch"):
         raise SightlineError(f"backend: got {backend!r}; expected 'auto', 'onnx' or 'torch'. Choose one.")
+    backbone = check_backbone(name, backbone)
     if name in OPENCV:
         return load_opencv(name, weights, backend, device, threads, options)
     if name.endswith(".toml"):
@@ -99,22 +106,24 @@ def load(
     if entry.sidecar:
         files = located(name, weights)
         return load_sidecar(name, BUNDLED / entry.sidecar, files, backend, device, threads, options)
-    return load_network(name, entry, weights, backend, device, threads, options)
+    return load_network(name, entry, weights, backbone, backend, device, threads, options)
 
 
 def load_network(
     name: str,
     entry: Entry,
     weights: str | Path | None,
+    backbone: Path | None,
     backend: Backend,
     device: str,
     threads: int,
     options: dict[str, Any],
-) -> TemplateSearchTracker:
+) -> Tracker:
     """A row of the zoo that has a torch network, in torch or as exported graphs."""
     tracker_options, network_options = sort_options(name, entry, options)
     path = located(name, weights)
     graphs = path if path.is_dir() else None
+    check_backbone(name, backbone, path)
     if graphs and network_options:
         raise CheckpointError(
             f"{name}: got {sorted(network_options)} for exported graphs; expected them at export. "
@@ -125,16 +134,17 @@ def load_network(
     session: Session
     if backend == "onnx":
         refuse_device(device)
-        session = onnx = OnnxSession(graphs or cached_export(name, path, network_options), threads)
+        session = onnx = OnnxSession(graphs or cached_export(name, path, network_options, backbone), threads)
         if onnx.metadata["model"] != name:
             raise CheckpointError(
                 f"exported model {path}: got {onnx.metadata['model']!r}; expected {name!r}. "
                 f"Pass --model {onnx.metadata['model']}."
             )
         # The threshold is the row's: it may have been chosen after the export.
-        config = TemplateSearchConfig.from_json(onnx.metadata["tracker"] | {"tracked_from": entry.tracker.tracked_from})
+        exported = onnx.metadata["tracker"] | {"tracked_from": entry.tracker.tracked_from}
+        config = type(entry.tracker).from_json(exported)
     else:
-        session = torch_session(name, weights if graphs else path, network_options, device, threads)
+        session = torch_session(name, weights if graphs else path, network_options, device, threads, backbone)
         config = entry.tracker
     return with_options(name, session, config, tracker_options)
 
@@ -147,7 +157,7 @@ def load_sidecar(
     device: str,
     threads: int,
     options: dict[str, Any],
-) -> TemplateSearchTracker:
+) -> Tracker:
     """An ONNX file with a sidecar; files: it or its folder, None for the sidecar's own folder."""
     if backend == "torch":
         raise SightlineError(f"backend: got 'torch' for {name}, an ONNX file; expected 'auto' or 'onnx'. Choose one.")
@@ -183,12 +193,10 @@ def refuse_device(device: str) -> None:
         raise SightlineError(f"device: got {device!r} for ONNX Runtime; expected 'cpu'. Use backend='torch'.")
 
 
-def with_options(
-    name: str, session: Session, config: TemplateSearchConfig, options: dict[str, Any]
-) -> TemplateSearchTracker:
+def with_options(name: str, session: Session, config: TrackerConfig, options: dict[str, Any]) -> Tracker:
     """A tracker whose config has the options; sizes that its network does not take are refused here, not on the way."""
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    tracker = TemplateSearchTracker(session, replace(config, **plain), name)
+    tracker: Tracker = TRACKERS[type(config)](session, replace(config, **plain), name)
     changed = {key: plain[key] for key in SIZES if key in plain and plain[key] != getattr(config, key)}
     if changed:
         frame = np.zeros((64, 64, 3), dtype=np.uint8)
@@ -217,10 +225,13 @@ def parse_options(name: str | Path, settings: Iterable[str]) -> dict[str, Any]:
     return parse_settings(name, kinds, settings)
 
 
-def cached_export(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> Path:
-    """Graphs of a weights file, exported once into the cache and found there ever after; made again if damaged."""
+def cached_export(
+    name: str, weights: str | Path | None, options: Mapping[str, Any], backbone: Path | None = None
+) -> Path:
+    """Graphs of a weights file, or of one and its backbone's, exported once into the cache and found there ever after;
+    made again if damaged."""
     path = weights_file(name, weights)
-    sha256 = sha256_of(path)
+    source, sha256 = source_of(path, backbone)
     chosen = json.dumps(dict(options), sort_keys=True, default=list)
     recipe = f"{__version__} {sha256} {chosen} {entry_of(name).tracker.to_json()}"
     shelf = export_shelf(name, hashlib.sha256(recipe.encode()).hexdigest()[:16])
@@ -229,15 +240,21 @@ def cached_export(name: str, weights: str | Path | None, options: Mapping[str, A
             return stored.folder
     except CheckpointError as error:
         log.warning("%s It is exported again.", error)
-    log.info("exporting %s for ONNX Runtime into %s, once; it may take a minute", path.name, shelf)
-    with put(shelf, source_name=path.name, source_sha256=sha256) as folder:
-        export_model(name, path, options, folder)
+    log.info("exporting %s for ONNX Runtime into %s, once; it may take a minute", source, shelf)
+    with put(shelf, source_name=source, source_sha256=sha256) as folder:
+        export_model(name, path, options, folder, backbone)
     stored = find(shelf)
     assert stored
     return stored.folder
 
 
-def export_model(name: str, weights: str | Path | None, options: Mapping[str, Any], folder: Path) -> torch.nn.Module:
+def export_model(
+    name: str,
+    weights: str | Path | None,
+    options: Mapping[str, Any],
+    folder: Path,
+    backbone: str | Path | None = None,
+) -> torch.nn.Module:
     """Write the graphs of a model's weights into `folder`; returns the torch network that they were made from.
 
     Raises what `build_model` and `export.onnx.export_onnx` raise.
@@ -246,7 +263,7 @@ def export_model(name: str, weights: str | Path | None, options: Mapping[str, An
     from sightline.export.onnx import export_onnx
 
     entry = entry_of(name)
-    model, sha256 = build_model(name, weights, options)
+    model, sha256 = model_for_inference(name, weights, options, backbone)
     export_onnx(
         model,
         folder,

@@ -16,16 +16,17 @@ from sightline.trackers.zoo import Entry, nearest
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def tracker_kinds() -> dict[str, Any]:
-    """The fields of the tracker's config and their types."""
-    hints = get_type_hints(TemplateSearchConfig)
-    return {field.name: hints[field.name] for field in fields(TemplateSearchConfig)}
+def tracker_kinds(entry: Entry | None) -> dict[str, Any]:
+    """The fields of the tracker's config and their types; a sidecar has no row, and its loop is the template search."""
+    config = type(entry.tracker) if entry else TemplateSearchConfig
+    hints = get_type_hints(config)
+    return {field.name: hints[field.name] for field in fields(config)}
 
 
 def kinds_of(entry: Entry | None) -> dict[str, Any]:
     """Every option of a model and its type: the tracker's and, for a row of the zoo, the network's."""
     network = {name: option.kind for name, option in entry.options.items()} if entry else {}
-    return tracker_kinds() | network
+    return tracker_kinds(entry) | network
 
 
 def sort_options(name: str, entry: Entry | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -34,7 +35,7 @@ def sort_options(name: str, entry: Entry | None, options: Mapping[str, Any]) -> 
     name: the tracker's, for the sentence. Raises `SightlineError` for an unknown option, which tells the nearest, and
     for a value of another kind.
     """
-    known, ours = kinds_of(entry), tracker_kinds()
+    known, ours = kinds_of(entry), tracker_kinds(entry)
     for option, value in options.items():
         check_known(name, option, known)
         if not fits(value, known[option]):
@@ -81,6 +82,8 @@ def fits(value: Any, kind: Any) -> bool:
     members = get_args(kind)
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
+    if kind is str:
+        return isinstance(value, str)
     if kind in (int, float):
         return isinstance(value, Integral if kind is int else Real)
     if get_origin(kind) is Literal:
@@ -98,7 +101,7 @@ def parse(text: str, kind: Any) -> Any:
         if text.lower() in (*TRUE, *FALSE):
             return text.lower() in TRUE
         raise ValueError(text)
-    if kind in (int, float):
+    if kind in (int, float, str):
         return kind(text)
     members = get_args(kind)
     if get_origin(kind) is Literal:
@@ -121,7 +124,7 @@ def parse(text: str, kind: Any) -> Any:
 
 def describe(kind: Any) -> str:
     """A type in words."""
-    plain = {bool: "true or false", int: "a whole number", float: "a number"}
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     if kind in plain:
         return plain[kind]
     members = get_args(kind)

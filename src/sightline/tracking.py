@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from sightline.errors import GeometryError, SightlineError, VideoError
 from sightline.loading import load
 from sightline.runtime.stages import StageClock
 from sightline.trackers.protocol import Tracker
+from sightline.trackers.spmtrack import BOUNDED
+from sightline.trackers.zoo import ZOO
 from sightline.types import Frame, TargetState, TrackResult
 from sightline.video.source import Source, decode_ahead, open_source
 
@@ -37,14 +39,30 @@ def track(
     arrays, a camera's number or a stream's address. Yields one `TrackResult` per frame and target, targets in the order
     given and numbered from 1, beginning with the given boxes on frame `start`, or on the first that comes of what is
     live. A frame that cannot be read yields nan boxes with the reason and is passed over. Memory stays bounded on any
-    length. `options` go to `sightline.load`. Raises `VideoError`, `GeometryError` and what `load` does.
+    length: `options` go to `sightline.load`, and where nobody knows how long the source is (a camera, a stream, an
+    iterator) a tracker with a `memory` gets a bounded one unless they name it. A tracker that is given whole stays as
+    it is. Raises `VideoError`, `GeometryError` and what `load` does.
     """
     if options and not isinstance(model, str):
         raise SightlineError(f"track: got {sorted(options)} beside a tracker; expected them at load. Drop them.")
-    tracker = load(model, **options) if isinstance(model, str) else model
     with open_source(source, start=start) as opened:
+        tracker = load(model, **suited(model, options, opened)) if isinstance(model, str) else model
         for _, results in follow(tracker, opened, boxes, clock):
             yield from results
+
+
+def suited(model: str, options: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """The options for `load`, with a bounded memory where the tracker has one and the source no known end.
+
+    A memory that the options name stays.
+    """
+    has_memory = model in ZOO and hasattr(ZOO[model].tracker, "memory")
+    if not has_memory or source.num_frames is not None or "memory" in options:
+        return dict(options)
+    log.info(
+        "%s: the length of %s is not known, so memory=%s. Set memory to have another.", model, source.name, BOUNDED
+    )
+    return {**options, "memory": BOUNDED}
 
 
 def follow(

@@ -17,10 +17,13 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 from sightline.building import empty_model
-from sightline.cli.train import RECIPES, SHORT
+from sightline.cli.train import KINDS, RECIPES, SHORT
 from sightline.datasets.mixture import NAMED, OTHERS
 from sightline.datasets.table import DATASETS, dataset_row
-from sightline.recipes import train_mvt, train_nano, train_ostrack
+from sightline.models.dinov2 import DINOv2Config
+from sightline.models.spmtrack import SPMTRACK_B, SPMTRACK_G, SPMTRACK_L, SPMTRACK_TINY, SPMTrack, is_trained
+from sightline.models.vit import DropPath
+from sightline.recipes import pretrain_vit, train_mvt, train_nano, train_ostrack, train_spmtrack
 from sightline.recipes.train_nano import NanoTraining, freeze
 from sightline.trackers.zoo import ZOO
 from sightline.training.schedule import ce_keep_rate
@@ -28,6 +31,7 @@ from tests.parity.test_schedule import STORED, torch_rates
 
 MODULES: dict[str, ModuleType] = {name: importlib.import_module(f"sightline.recipes.{name}") for name in RECIPES}
 PRESETS: dict[str, Any] = {name: preset for module in MODULES.values() for name, preset in module.PRESETS.items()}
+TRACKERS = [name for name in PRESETS if name != pretrain_vit.NAME]
 
 # ostrack.md section 6 and mvt.md section 7 of the specifications, which quote the official code.
 OFFICIAL = {
@@ -72,6 +76,46 @@ TABLE: dict[str, dict[str, Any]] = {
     "ostrack-384-ce-got10k": OSTRACK | OSTRACK_384 | ONE_SHOT,
     "mvt": OFFICIAL | {"epochs": 100, "validate_epochs": 10, "sources": {"got10k:train-full": 9335}},
 }
+# spmtrack.md section 6 of the specifications; presets by what follows their colon.
+SPMTRACK: dict[str, Any] = {
+    "epochs": 170,
+    "pairs_per_epoch": 131_072,
+    "batch": 128,
+    "lr": 1e-4,
+    "weight_decay": 0.1,
+    "warmup_epochs": 2,
+    "giou_warmup_epochs": 0,
+    "clip_norm": 1.0,
+    "validate_epochs": 10,
+    "template_px": 196,
+    "search_px": 378,
+    "stride": 14,
+    "template_factor": 2.0,
+    "search_factor": 5.0,
+    "search_min_px": 10.0,
+    "num_templates": 3,
+    "num_searches": 2,
+    "template_reach": 200,
+    "search_reach": 400,
+    "scale_jitter": 0.25,
+    "shift_jitter": 3.0,
+    "min_seen_px": 10.0,
+    "flip_share": 0.5,
+    "colour": 0.4,
+    "three_share": 1.0,
+    "sources": FOUR_SETS,  # without a weight each, so equal ones
+}
+SPMTRACK_L_ALONE = {"batch": 64, "giou_warmup_epochs": 2}
+SPMTRACK_ONE_SHOT = {"epochs": 100, "sources": {"got10k:train-full": 9335}}
+SPMTRACK_TABLE: dict[str, dict[str, Any]] = {
+    "spmtrack-b:full": SPMTRACK,
+    "spmtrack-l:full": SPMTRACK | SPMTRACK_L_ALONE,
+    "spmtrack-g:full": SPMTRACK | {"batch": 32},
+    "spmtrack-b:got10k": SPMTRACK | SPMTRACK_ONE_SHOT,
+    "spmtrack-l:got10k": SPMTRACK | SPMTRACK_L_ALONE | SPMTRACK_ONE_SHOT,
+    "spmtrack-g:got10k": SPMTRACK | {"batch": 32} | SPMTRACK_ONE_SHOT,
+}
+NO_SETTING = {"run", "data", "val", "init", "backbone", "options", "model", "pairs"}
 
 
 @pytest.fixture(autouse=True)
@@ -103,11 +147,33 @@ def test_the_official_settings(name: str) -> None:
     assert settings.num_steps == 468 * TABLE[name]["epochs"]
     assert settings.run.precision == "32-true"
     # What no row of the table speaks of is no setting of the training.
-    assert {"run", "data", "val", "init", "options", "model", "pairs"} >= found.keys() - TABLE[name].keys()
+    assert found.keys() - TABLE[name].keys() <= NO_SETTING
+
+
+@pytest.mark.parametrize("name", SPMTRACK_TABLE)
+def test_the_official_settings_of_spmtrack(name: str) -> None:
+    settings, table = PRESETS[name], SPMTRACK_TABLE[name]
+    found = flat(settings)
+    assert {key: found[key] for key in table} == table
+    assert found.keys() - table.keys() <= NO_SETTING
+    assert settings.model == name.partition(":")[0] and settings.val == ("got10k:val",)
+    assert settings.steps_per_epoch == {128: 1024, 64: 2048, 32: 4096}[table["batch"]]
+    assert settings.num_steps == settings.steps_per_epoch * table["epochs"]
+    assert settings.run.precision == "16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("config", "rate"), [(SPMTRACK_B, 0.0), (SPMTRACK_L, 0.1), (SPMTRACK_G, 0.4), (SPMTRACK_TINY, 0.0)]
+)
+def test_paths_are_dropped_alike_in_every_block(config: Any, rate: float) -> None:
+    with torch.device("meta"):
+        drops = [module for module in SPMTrack(config).modules() if isinstance(module, DropPath)]
+    assert len(drops) == config.backbone.depth and {drop.rate for drop in drops} == {rate}
 
 
 def test_every_official_file_has_its_recipe() -> None:
-    assert TABLE.keys() == {name for name, entry in ZOO.items() if entry.model and entry.official_file}
+    named = {name for name, entry in ZOO.items() if entry.model and entry.official_file}
+    assert TABLE.keys() | {name.partition(":")[0] for name in SPMTRACK_TABLE} == named
 
 
 def test_the_papers_wording_of_got10k_can_be_asked_for() -> None:
@@ -119,7 +185,7 @@ def test_nanos_own_recipe() -> None:
     assert (settings.epochs * settings.pairs_per_epoch, settings.batch, settings.num_steps) == (192_000, 32, 6_000)
 
 
-@pytest.mark.parametrize("name", ["sightline-nano", "ostrack-tiny"])
+@pytest.mark.parametrize("name", ["sightline-nano", "ostrack-tiny", "spmtrack-tiny"])
 def test_our_own_recipes_learn_from_the_training_clips_alone(name: str) -> None:
     settings = PRESETS[f"{name}:full"]
     assert settings.val == ("folder:val=sot",)
@@ -127,14 +193,22 @@ def test_our_own_recipes_learn_from_the_training_clips_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_fits_its_tracker_and_names_sources_that_there_are(name: str) -> None:
-    settings, tracker = PRESETS[name], ZOO[name.removesuffix(":full")].tracker
-    for size in ("template_px", "search_px", "template_factor", "search_factor"):
-        assert getattr(settings.pairs, size) == getattr(tracker, size)
-    for text in (*settings.sources, *settings.val):
+def test_a_preset_names_sources_that_there_are(name: str) -> None:
+    settings = PRESETS[name]
+    for text in (*settings.sources, *getattr(settings, "val", ())):
         named = NAMED.fullmatch(text.partition("*")[0])
         assert named and (named[1] in OTHERS or dataset_row(named[1])[0] == named[1])
-    if not name.endswith(":full"):  # whatever a person has, however little, and gently
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_a_preset_fits_its_tracker(name: str) -> None:
+    model, _, kind = name.partition(":")
+    settings, tracker = PRESETS[name], ZOO[model].tracker
+    shared = {field.name for field in fields(settings.pairs)} & {field.name for field in fields(tracker)}
+    assert shared >= {"template_px", "search_px", "template_factor", "search_factor"}
+    for size in shared:
+        assert getattr(settings.pairs, size) == getattr(tracker, size)
+    if not kind:  # whatever a person has, however little, and gently
         full = PRESETS[f"{name}:full"]
         assert settings.sources == settings.val == ()
         assert settings.lr == pytest.approx(full.lr / 10)
@@ -144,11 +218,18 @@ def test_a_preset_fits_its_tracker_and_names_sources_that_there_are(name: str) -
 # The verb
 
 
+def test_the_backbones_preset_fits_the_network_that_stands_on_it() -> None:
+    settings = PRESETS[pretrain_vit.NAME]
+    assert settings.pairs.view_px == SPMTRACK_TINY.backbone.image_px
+    assert not {text for text in settings.sources if "sot" in text or "val" in text}  # nor of clips to be judged by
+
+
 def test_the_verb_names_every_preset_and_no_other() -> None:
     for name, models in RECIPES.items():
-        expected = {f"{model}{kind}" for model in models for kind in ("", ":full")}
+        expected = {f"{model}{kind}" for model in models for kind in ("", *(f":{kind}" for kind in KINDS[name]))}
         assert MODULES[name].PRESETS.keys() == expected
-    assert sum(map(len, RECIPES.values())) == len(set().union(*RECIPES.values())) == len(PRESETS) / 2
+    assert sum(map(len, RECIPES.values())) == len(set().union(*RECIPES.values()))
+    assert len(PRESETS) == sum(len(module.PRESETS) for module in MODULES.values())  # no name twice
     assert set(SHORT.values()) <= PRESETS.keys() and not SHORT.keys() & PRESETS.keys()
 
 
@@ -163,9 +244,10 @@ def test_a_recipe_is_short_and_says_what_it_costs(name: str) -> None:
     known = {field.name for part in (PRESETS[RECIPES[name][0]],) for field in (*fields(part), *fields(part.run))}
     for called, arguments in commands:
         model, colon, kind = called.partition(":")
-        assert f"{SHORT.get(model, model)}{colon}{kind}" in module.PRESETS
+        assert f"{SHORT.get(model, model)}{colon}{kind}" in PRESETS
         assert {flag.replace("-", "_") for flag in re.findall(r"--([\w-]+)", arguments)} <= known
-    assert {called.endswith(":full") for called, _ in commands} == {True, False}
+    told = {called.partition(":")[2] for called, _ in commands}
+    assert told >= ({"", "full"} if KINDS[name] else {"backbone"})
 
 
 # Schedules
@@ -211,18 +293,43 @@ def test_nanos_rate_rises_and_falls() -> None:
     np.testing.assert_allclose(rates, half_cosine * np.minimum(1, np.arange(1, 21) / 4), rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", SPMTRACK_TABLE)
+def test_spmtracks_rate_rises_for_two_epochs_and_giou_weighs_ten_times_in_two_of_l(name: str) -> None:
+    settings = PRESETS[name]
+    epoch = settings.steps_per_epoch
+    rates = [train_spmtrack.learning_rate(step, settings) for step in (0, epoch, 2 * epoch, settings.num_steps - 1)]
+    share = (settings.epochs - 2) / settings.epochs  # of the half cosine is gone through
+    assert rates[:3] == pytest.approx([1e-7, (1e-7 + 1e-4) / 2, 1e-4], rel=1e-12)
+    assert rates[3] == pytest.approx(1e-6 + 9.9e-5 * (1 + np.cos(np.pi * share)) / 2, rel=2e-3)
+    weights = [train_spmtrack.giou_weight(step, settings) for step in (0, 2 * epoch - 1, 2 * epoch)]
+    assert weights == ([10, 10, 1] if "-l:" in name else [1, 1, 1])
+
+
 # Parameters
 
+BACKBONE = DINOv2Config(width=32, depth=2, heads=2, image_px=56)
 SMALL = {
     "ostrack": ("ostrack-tiny", {"width": 32, "heads": 2, "depth": 3, "ce_layers": (1,)}),
     "mvt": ("mvt", {"template_px": 64, "search_px": 128, "head_width": 32}),
     "nano": ("sightline-nano", {}),
+    "spmtrack": ("spmtrack-tiny", {"backbone": BACKBONE, "template_px": 28, "search_px": 56, "rank": 4}),
+    "backbone": ("spmtrack-tiny:backbone", {}),
 }
 GROUPS: dict[str, Callable[[nn.Module, Any], list[dict[str, Any]]]] = {
     "ostrack": train_ostrack.parameter_groups,
     "mvt": train_mvt.parameter_groups,
     "nano": train_nano.parameter_groups,
+    "spmtrack": train_spmtrack.parameter_groups,
+    "backbone": pretrain_vit.parameter_groups,
 }
+DEAD = {"ostrack": {"backbone.cls_token", "backbone.pos_embed"}, "backbone": {"backbone.mask_token"}}
+
+
+def small(name: str) -> Any:
+    """The network that a recipe trains, little."""
+    row, options = SMALL[name]
+    torch.manual_seed(0)
+    return pretrain_vit.Keyed(BACKBONE) if name == "backbone" else empty_model(row, options)
 
 
 def grouped(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -235,22 +342,38 @@ def grouped(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, dict[st
 
 def learnt(model: Any, name: str) -> set[str]:
     """The names that a step gives a gradient to."""
-    config = model.config
-    template, search = (torch.rand(2, 3, px, px) for px in (config.template_px, config.search_px))
-    maps = model(template, search)
+    if name == "backbone":
+        maps = [model(torch.rand(2, 3, BACKBONE.image_px, BACKBONE.image_px))]
+    elif name == "spmtrack":
+        crops = [torch.rand(2, 2, 3, px, px) for px in (model.config.template_px, model.config.search_px)]
+        foregrounds = torch.tensor([0.0, 1.0]).repeat(2, 2, model.config.template_grid**2 // 2)
+        maps = [value for prediction in model(crops[0], foregrounds, crops[1]) for value in prediction[:2]]
+    else:
+        maps = model(*(torch.rand(2, 3, px, px) for px in (model.config.template_px, model.config.search_px)))
     sum(value.square().mean() for value in maps).backward()
     return {key for key, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_parameter_that_learns_is_in_one_group_and_no_other_is(name: str) -> None:
-    row, options = SMALL[name]
-    torch.manual_seed(0)
-    model = empty_model(row, options)
-    found = grouped(model, GROUPS[name](model, PRESETS[f"{row}:full"]))
+    """Nor does one ask for a gradient that gets none: several processes would wait for it."""
+    model, row = small(name), SMALL[name][0]
+    found = grouped(model, GROUPS[name](model, PRESETS[row if row in RECIPES["pretrain_vit"] else f"{row}:full"]))
     assert found.keys() == learnt(model, name)
+    assert found.keys() == {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     dead = {key for key, _ in model.named_parameters()} - found.keys()
-    assert dead == ({"backbone.cls_token", "backbone.pos_embed"} if name == "ostrack" else set())
+    assert dead == ({key for key in dead if not is_trained(key)} if name == "spmtrack" else DEAD.get(name, set()))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_linear_layer_that_fsdp2_cuts_up_is_called(name: str) -> None:
+    """Its weights are whole within a call alone."""
+    model, called = small(name), set()
+    linear = {key: module for key, module in model.named_modules() if type(module) is nn.Linear}
+    for key, module in linear.items():
+        module.register_forward_hook(lambda *_, key=key: called.add(key))
+    learnt(model, name)
+    assert called == linear.keys() and (name == "mvt" or called)
 
 
 @pytest.mark.parametrize("name", ["ostrack-256-ce", "mvt"])
@@ -269,6 +392,40 @@ def test_the_backbone_learns_at_a_tenth_of_the_rate(name: str) -> None:
     optimizer = torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}  # of biases and norms too
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.999)}
+
+
+@pytest.mark.parametrize(
+    ("name", "num_tensors", "num_parameters"),
+    [("spmtrack-b", 447, 29_243_909), ("spmtrack-l", 879, 75_872_261), ("spmtrack-g", 1455, 204_018_693)],
+)
+def test_spmtracks_experts_learn_with_decay_and_its_embeddings_and_biases_without(
+    name: str, num_tensors: int, num_parameters: int
+) -> None:
+    with torch.device("meta"):
+        model = empty_model(name)
+    settings = PRESETS[f"{name}:full"]
+    groups = train_spmtrack.parameter_groups(model, settings)
+    found = grouped(model, groups)
+    assert found.keys() == {key for key in model.state_dict() if is_trained(key)}
+    assert (len(found), sum(model.get_parameter(key).numel() for key in found)) == (num_tensors, num_parameters)
+    free = {key for key, group in found.items() if group == {"weight_decay": 0.0}}
+    biases = {f"head.{part}.layers.{layer}.bias" for part in ("cls_mlp", "reg_mlp") for layer in range(3)}
+    assert free == {"query_embed", "token_type_embed"} | biases
+    assert {key for key, group in found.items() if group == {"weight_decay": 0.1}} == found.keys() - free
+    assert "track_query" not in free and "blocks.0.attn.qkv.q.tmoe.expert_route.weight" not in free
+    optimizer = torch.optim.AdamW(groups, settings.lr)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.999)}
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-4}
+
+
+def test_the_backbones_vectors_positions_and_tokens_have_no_decay() -> None:
+    model, settings = small("backbone"), PRESETS[pretrain_vit.NAME]
+    found = grouped(model, pretrain_vit.parameter_groups(model, settings))
+    free = {key for key, group in found.items() if group["weight_decay"] == 0}
+    vectors = {key for key, value in model.named_parameters() if value.dim() == 1}
+    assert free == vectors | {"backbone.cls_token", "backbone.pos_embed"}
+    assert {group["weight_decay"] for key, group in found.items() if key not in free} == {settings.weight_decay}
+    assert "backbone.patch_embed.proj.weight" in found.keys() - free
 
 
 def test_nanos_vectors_and_positions_have_no_decay_and_what_is_frozen_has_no_group() -> None:

@@ -7,6 +7,7 @@ third-party data is at hand.
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -23,20 +24,35 @@ from sightline.runtime.session import Arrays, Session
 from sightline.runtime.sidecar import read_sidecar
 from sightline.runtime.store import BUNDLED
 from sightline.trackers.opencv import OPENCV
+from sightline.trackers.protocol import Tracker
+from sightline.trackers.spmtrack import SPMTrackConfig
 from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
-from sightline.trackers.zoo import ZOO
+from sightline.trackers.zoo import TRACKERS, ZOO
 from sightline.types import TargetState
 
 ROOT = Path(__file__).parents[2]
 WITH_NETWORK = [name for name, entry in ZOO.items() if entry.model]
 WITH_SIDECAR = [name for name, entry in ZOO.items() if entry.sidecar]
-NETWORKS = {(ZOO[name].model, ZOO[name].preset): name for name in reversed(WITH_NETWORK)}.values()  # each network once
+NETWORKS = [  # each once; larger ones are run by the parity tests alone
+    name
+    for name in {(ZOO[name].model, ZOO[name].preset): name for name in reversed(WITH_NETWORK)}.values()
+    if ZOO[name].size_mb < 1000
+]
+SLOW_GMAC = 100
 # What can run, each in the run that has what it needs.
 RUNNABLE = [
-    *(pytest.param(name, marks=pytest.mark.torch) for name in NETWORKS),
+    *(
+        pytest.param(name, marks=[pytest.mark.torch, *([pytest.mark.slow] if ZOO[name].gmac > SLOW_GMAC else [])])
+        for name in NETWORKS
+    ),
     *(pytest.param(name, marks=pytest.mark.shared) for name in WITH_SIDECAR),
 ]
 TRAINED = {name for models in RECIPES.values() for name in models}
+# What a loop's maps are called besides the score, and how many channels they have.
+MAPS: Mapping[type, Mapping[str, int]] = {
+    TemplateSearchConfig: {"size_map": 2, "offset_map": 2},
+    SPMTrackConfig: {"box_map": 4},
+}
 BOXES = [(100.0, 80.0, 40.0, 60.0), (190.5, 60.25, 52.0, 33.0)]
 
 
@@ -80,7 +96,8 @@ def test_figures_are_in_their_units(name: str) -> None:
 def test_tracker_config(name: str) -> None:
     config = ZOO[name].tracker
     assert config.search_px % config.stride == config.template_px % config.stride == 0
-    assert TemplateSearchConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert type(config).from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert type(config) in TRACKERS
 
 
 @pytest.mark.parametrize("name", WITH_SIDECAR)
@@ -90,7 +107,17 @@ def test_row_and_sidecar_agree(name: str) -> None:
     assert TemplateSearchConfig.from_json(sidecar.tracker) == entry.tracker
     told = (sidecar.name, sidecar.file, sidecar.licence, sidecar.page)
     assert told == (name, entry.official_file, entry.licence, entry.page)
-    assert not entry.preset and not entry.options and not entry.bundled
+    assert not entry.preset and not entry.options and not entry.bundled and not entry.fused and not entry.join
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", WITH_NETWORK)
+def test_what_a_row_names_is_there(name: str) -> None:
+    entry = ZOO[name]
+    for path in filter(None, (entry.model, entry.preset, entry.fused, entry.join)):
+        assert resolve(path)
+    assert bool(entry.backbone_file) == bool(entry.backbone_page)
+    assert entry.join or not entry.backbone_file
 
 
 @pytest.mark.torch
@@ -110,19 +137,29 @@ def test_network_and_row_agree_on_sizes_and_options(name: str) -> None:
 def test_parameters_and_cost_are_those_of_the_network(name: str) -> None:
     import torch
 
+    from sightline.export.examples import example, track_inputs
     from sightline.models.counting import count_gmac
 
     entry = ZOO[name]
     with torch.device("meta"):
         model: Any = empty_model(name).eval()
-        template, search = (torch.zeros(1, 3, px, px) for px in (entry.tracker.template_px, entry.tracker.search_px))
+        inputs = {
+            key: torch.from_numpy(value).to("meta")
+            for key, value in example(np.random.default_rng(0), 1, entry.tracker, masked=False).items()
+        }
     parts: Counter[str] = Counter()
     for key, parameter in model.named_parameters():
         parts[key.partition(".")[0]] += parameter.numel()
     assert parts == dict(entry.parameters)
-    features = model.encode(template)
-    assert count_gmac(model.encode, template) == pytest.approx(entry.gmac_template, abs=6e-4)
-    assert count_gmac(lambda image: model.track(image, **features), search) == pytest.approx(entry.gmac, abs=6e-4)
+    search = inputs.pop("search")
+    features = model.encode(**inputs)
+    num_templates = len(inputs["template"])
+    of_templates = count_gmac(lambda: model.encode(**inputs))
+    on_every_frame = count_gmac(lambda: model.track(**track_inputs(search, features, entry.tracker)))
+    if isinstance(entry.tracker, SPMTrackConfig):
+        on_every_frame += of_templates
+    assert of_templates / num_templates == pytest.approx(entry.gmac_template, abs=6e-4)
+    assert on_every_frame == pytest.approx(entry.gmac, abs=6e-4)
 
 
 @pytest.mark.shared
@@ -181,7 +218,7 @@ class Watched:
         return outputs
 
 
-def watched_tracker(name: str, request: pytest.FixtureRequest) -> tuple[TemplateSearchTracker, Watched]:
+def watched_tracker(name: str, request: pytest.FixtureRequest) -> tuple[Tracker, Watched]:
     """The ONNX file of a row, or its network with weights that are determined by their names."""
     entry = ZOO[name]
     if entry.sidecar:
@@ -194,13 +231,13 @@ def watched_tracker(name: str, request: pytest.FixtureRequest) -> tuple[Template
         from tests.parity.fill import fill
 
         session = Watched(TorchSession(fill(empty_model(name))))
-    return TemplateSearchTracker(session, entry.tracker, name), session
+    return TRACKERS[type(entry.tracker)](session, entry.tracker, name), session
 
 
 def through_a_file(state: TargetState, path: Path) -> TargetState:
     np.savez(path, **state.to_arrays())
     with np.load(path, allow_pickle=False) as arrays:
-        return TargetState.from_arrays(arrays)
+        return type(state).from_arrays(arrays)
 
 
 @pytest.fixture(scope="module")
@@ -215,24 +252,26 @@ def test_shapes_batches_saved_states_and_determinism(
     name: str, frames: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     tracker, session = watched_tracker(name, request)
-    config = tracker.config
+    config = ZOO[name].tracker
     states = [tracker.init(frames[0], xywh=box) for box in BOXES]
     assert [state.xywh for state in states] == BOXES
 
     together = tracker.update_many(frames[1], states)
     grid = config.search_px // config.stride
-    assert session.taken["encode template"] == (1, 3, config.template_px, config.template_px)
+    assert session.taken["encode template"][1:] == (3, config.template_px, config.template_px)
     assert session.taken["track search"] == (2, 3, config.search_px, config.search_px)
     assert session.given["track score_map"] == (2, 1, grid, grid)
-    assert session.given["track size_map"] == session.given["track offset_map"] == (2, 2, grid, grid)
+    for key, channels in MAPS[type(config)].items():
+        assert session.given[f"track {key}"] == (2, channels, grid, grid)
     assert together[0].xywh != together[1].xywh
 
     alone = tracker.update(frames[1], states[0])
     np.testing.assert_allclose(alone.xywh, together[0].xywh, atol=1e-3, rtol=0)
     assert alone.score == pytest.approx(together[0].score, abs=1e-5)
 
-    restored = through_a_file(states[0], tmp_path / "state.npz")
-    assert restored == states[0]
+    for state in (alone, states[0]):
+        restored = through_a_file(state, tmp_path / "state.npz")
+        assert restored == state == pickle.loads(pickle.dumps(state))
     assert tracker.update(frames[1], restored) == alone  # the same bits
 
 
@@ -244,6 +283,8 @@ def test_runtime_agrees_with_torch(name: str, tmp_path: Path) -> None:
     from sightline.export.verify import verify
     from tests.parity.fill import fill
 
-    model = fill(empty_model(name))
+    model: Any = fill(empty_model(name))
+    if ZOO[name].fused:
+        model = resolve(ZOO[name].fused)(model)
     export_onnx(model, tmp_path, name=name, tracker=ZOO[name].tracker, options={}, weights_sha256="")
     assert max(verify(model, tmp_path, tolerance=1e-4, repeats=1).differences.values()) <= 1e-4

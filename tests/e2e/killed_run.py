@@ -3,7 +3,7 @@
 Writes the runs `RECIPE-whole`, which nothing disturbs; `RECIPE-killed`, which saves after every step and is killed
 (SIGKILL, when a step chosen by a seed stands in its log) and given again until it is through; `ostrack-seldom`, which
 is killed too and saves when it is judged; `ostrack-careless`, whole, but with random numbers that go on from step to
-step.
+step. And `backbone.safetensors`, which SPMTrack's begin with.
 Prints a line of JSON: of every start of a run that was killed, the step at which it began.
 
 Processes are forked, because importing torch is what takes long; this one has run nothing of it before.
@@ -23,11 +23,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
-from sightline.recipes import train_nano, train_ostrack
+from sightline.checkpoints.files import write_safetensors
+from sightline.models.dinov2 import DINOv2, DINOv2Config
+from sightline.recipes import train_nano, train_ostrack, train_spmtrack
 from sightline.training.run import Run, RunSettings
 
 NUM_STEPS = 9  # three epochs of three, judged after each
@@ -57,6 +61,27 @@ OSTRACK = dataclasses.replace(
     drop_epoch=2,
 )
 NANO = dataclasses.replace(train_nano.PRESETS["sightline-nano:full"], **{**SMALL, "val": ()}, freeze_blocks=5)
+# Paths are dropped, and the box's loss weighs ten times, then once.
+VIT = DINOv2Config(width=32, depth=2, heads=2, image_px=56)
+SPMTRACK = dataclasses.replace(
+    train_spmtrack.PRESETS["spmtrack-tiny:full"],
+    **{name: value for name, value in SMALL.items() if name not in ("init", "warmup_steps")},
+    run=RunSettings(),
+    warmup_epochs=1,
+    giou_warmup_epochs=2,
+    options={"backbone": VIT, "rank": 8, "drop_path": 0.1},
+)
+RECIPES: dict[str, tuple[ModuleType, Any]] = {
+    "ostrack": (train_ostrack, OSTRACK),
+    "nano": (train_nano, NANO),
+    "spmtrack": (train_spmtrack, SPMTRACK),
+}
+
+
+def write_backbone(path: Path) -> None:
+    """As a pre-training leaves it."""
+    torch.manual_seed(0)
+    write_safetensors(path, {name: value.numpy() for name, value in DINOv2(VIT).state_dict().items()}, {})
 
 
 def start(job: Callable[[], None]) -> int:
@@ -106,15 +131,19 @@ def careless(job: Callable[[], None]) -> None:
 
 
 def main(data: Path, out: Path) -> None:
+    backbone = out / "backbone.safetensors"
+
     def job(recipe: str, name: str, **changes: Any) -> tuple[Path, Callable[[], None]]:
-        module, settings = (train_nano, NANO) if recipe == "nano" else (train_ostrack, OSTRACK)
+        module, settings = RECIPES[recipe]
         folder = out / f"{recipe}-{name}"
         run = RunSettings(out=folder, accelerator="cpu", threads=1, log_steps=1, **{"workers": 0, **changes})
-        return folder, partial(module.train, dataclasses.replace(settings, data=data, run=run))  # type: ignore[arg-type]
+        init = str(backbone) if recipe == "spmtrack" else settings.init
+        return folder, partial(module.train, dataclasses.replace(settings, data=data, run=run, init=init))
 
     rng = np.random.default_rng(0)
     begun: dict[str, list[int]] = {}
-    for recipe in ("ostrack", "nano"):
+    through(start(partial(write_backbone, backbone)))
+    for recipe in RECIPES:
         through(start(job(recipe, "whole")[1]))
         for name, save_minutes in (("killed", 0.0), *([("seldom", 60.0)] if recipe == "ostrack" else [])):
             folder, again = job(recipe, name, workers=1, save_minutes=save_minutes)

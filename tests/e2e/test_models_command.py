@@ -18,7 +18,7 @@ from sightline.cli.models import is_here
 from sightline.errors import CheckpointError, SightlineError
 from sightline.runtime.store import BUNDLED, find, model_shelf, sha256_of
 from sightline.trackers.opencv import OPENCV
-from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
+from sightline.trackers.template_search import TemplateSearchTracker
 from sightline.trackers.zoo import ZOO
 from tests.e2e.scene import command, environment, pictures, truth
 
@@ -122,9 +122,10 @@ def test_the_help_shows_the_three_forms(capsys: Capture) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_one_model_is_told_in_full(name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     entry, said = ZOO[name], told(capsys, name)
-    for text in (entry.title, entry.page, entry.licence, entry.trained_on, entry.official_page, entry.official_file):
+    published = (entry.official_page, entry.official_file, entry.backbone_page, entry.backbone_file)
+    for text in (entry.title, entry.page, entry.licence, entry.trained_on, *published):
         assert text in said
     for part, count in entry.parameters.items():
         assert f"{part} {count:,}" in said
@@ -133,14 +134,15 @@ def test_one_model_is_told_in_full(name: str, capsys: Capture, monkeypatch: pyte
     assert f"tracked from a score of {entry.tracker.tracked_from:g} on" in said
     for figures in (entry.published, entry.measured):
         assert all(figure in said for figure in figures)
-    for field in fields(TemplateSearchConfig):
+    for field in fields(entry.tracker):
         assert re.search(rf"^  {field.name} +\S+ +\S", said, re.MULTILINE)
     for option, about in entry.options.items():
         assert re.search(rf"^  {option} +\S.* {re.escape(about.meaning)}", said, re.MULTILINE)
     if entry.bundled:
         assert sha256_of(BUNDLED / entry.bundled / "track.onnx") in said
     else:
-        assert f"not here; with the file below run: sightline models add {name} FILE" in said
+        what, beside = ("files", " --backbone FILE") if entry.join else ("file", "")
+        assert f"not here; with the {what} below run: sightline models add {name} FILE{beside}" in said
 
 
 def test_opencvs_trackers_are_told_too(capsys: Capture) -> None:

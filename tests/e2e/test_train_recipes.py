@@ -19,15 +19,22 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.building import build_model
-from sightline.checkpoints.files import read_weights
+from sightline.building import build_model, empty_model
+from sightline.checkpoints.files import MODEL, read_weights, write_safetensors
+from sightline.checkpoints.spmtrack import SCALARS, delta_of
+from sightline.checkpoints.starts import start_model
 from sightline.cli import main
-from sightline.errors import DatasetError
-from sightline.recipes import train_mvt, train_nano, train_ostrack
+from sightline.errors import CheckpointError, DatasetError
+from sightline.models.dinov2 import DINOv2
+from sightline.models.spmtrack import SPMTRACK_TINY, SPMTrack, from_dinov2, is_trained
+from sightline.recipes import pretrain_vit, train_mvt, train_nano, train_ostrack, train_spmtrack
 from sightline.training.opening import open_clips, training_sources
 from sightline.training.pairs import OfficialPairsConfig
 from sightline.training.run import RunSettings
-from tests.e2e.killed_run import KILLS, NUM_STEPS, OSTRACK, SOURCES
+from sightline.training.schedule import warm_cosine_lr
+from sightline.training.sequences import SequencesConfig
+from sightline.training.views import ViewsConfig
+from tests.e2e.killed_run import KILLS, NUM_STEPS, OSTRACK, SOURCES, SPMTRACK, VIT
 from tests.e2e.scene import environment, pictures, truth, write_images
 from tests.trees import write
 
@@ -116,14 +123,43 @@ RECIPES: dict[str, tuple[ModuleType, Any]] = {
         dataclasses.replace(train_mvt.FULL, **SHORT, pairs=SMALL_PAIRS, options=SMALL_MVT, lr=1e-4),
     ),
     "nano": (train_nano, dataclasses.replace(train_nano.FULL, **SHORT, warmup_steps=5)),
+    "spmtrack": (
+        train_spmtrack,
+        dataclasses.replace(
+            train_spmtrack.TINY,
+            **{**SHORT, "pairs_per_epoch": 16, "batch": 4},
+            warmup_epochs=1,
+            lr=3e-3,
+            pairs=SequencesConfig(56, 112, shift_jitter=1.5, three_share=0.2),
+            options={"backbone": VIT, "template_px": 56, "search_px": 112, "rank": 8},
+        ),
+    ),
+    "backbone": (
+        pretrain_vit,
+        dataclasses.replace(
+            pretrain_vit.PRESETS[pretrain_vit.NAME],
+            **{key: value for key, value in SHORT.items() if key != "val"} | {"pairs_per_epoch": 16, "batch": 4},
+            warmup_steps=8,
+            lr=3e-3,
+            pairs=ViewsConfig(VIT.image_px),
+        ),
+    ),
 }
 FIRST_LOSSES = {
     "ostrack": [60.0235, 56.3942, 50.3012, 48.0545, 47.199],
     "mvt": [8.38129, 7.55594, 9.01912, 10.4758, 8.00107],
     "nano": [3.83795, 3.76995, 3.10267, 2.73542, 2.83436],
+    "spmtrack": [14.4063, 12.9716, 14.1023, 18.5817, 14.8783],
+    "backbone": [3.78258, 4.64649, 3.70589, 5.20894, 5.99662],
 }
 # The last five losses are on the mean at most this share of the first five.
-FALLS_TO = {"ostrack": 0.65, "mvt": 0.95, "nano": 0.9}
+FALLS_TO = {"ostrack": 0.65, "mvt": 0.95, "nano": 0.9, "spmtrack": 0.5, "backbone": 0.85}
+
+
+@pytest.fixture
+def small_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is pre-trained has the sizes of the small network here."""
+    monkeypatch.setattr(pretrain_vit, "SPMTRACK_TINY", dataclasses.replace(SPMTRACK_TINY, backbone=VIT))
 
 
 def losses(name: str, data: Path, out: Path, seed: int = 0, **changes: Any) -> list[float]:
@@ -132,6 +168,7 @@ def losses(name: str, data: Path, out: Path, seed: int = 0, **changes: Any) -> l
     return column(out, "total")
 
 
+@pytest.mark.usefixtures("small_backbone")
 @pytest.mark.parametrize("name", RECIPES)
 def test_twenty_steps_lower_the_loss_and_begin_as_stored(name: str, data: Path, tmp_path: Path) -> None:
     found = losses(name, data, tmp_path / "run")
@@ -168,6 +205,49 @@ def test_rates_and_keep_ratios_reach_the_network(data: Path, tmp_path: Path, mon
     assert column(tmp_path / "run", "lr") == pytest.approx([4e-4] * 6 + [4e-5] * 2)
 
 
+def test_rates_decays_and_the_boxs_weight_reach_spmtrack(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, rates = [], []
+    loss_of, step = train_spmtrack.loss_of, torch.optim.AdamW.step
+
+    def watched_loss(*given: Any) -> Any:
+        weights.append(given[-1])
+        losses, predictions = loss_of(*given)
+        assert losses.total.item() == pytest.approx((losses.score + given[-1] * losses.giou).item(), rel=1e-5)
+        return losses, predictions
+
+    def watched_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rates.append({group["weight_decay"]: group["lr"] for group in self.param_groups})
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(train_spmtrack, "loss_of", watched_loss)
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
+    changes = {"epochs": 4, "pairs_per_epoch": 4, "batch": 2, "warmup_epochs": 1.5, "giou_warmup_epochs": 2}
+    losses("spmtrack", data, tmp_path / "run", weight_decay=0.25, **changes)
+    assert weights == [10.0] * 4 + [1.0] * 4
+    expected = [warm_cosine_lr(step, 3e-3, 8, 3) for step in range(8)]
+    assert [rate[0.25] for rate in rates] == pytest.approx(expected)
+    assert [rate[0.0] for rate in rates] == pytest.approx(expected) and all(len(rate) == 2 for rate in rates)
+    assert column(tmp_path / "run", "lr") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.usefixtures("small_backbone")
+def test_what_was_pre_trained_is_what_a_tracker_stands_on(data: Path, tmp_path: Path) -> None:
+    losses("backbone", data, tmp_path / "vit", epochs=1)
+    path = tmp_path / "vit" / "last.safetensors"
+    given = {name: torch.from_numpy(value) for name, value in read_weights(path).tensors.items()}
+    assert given.keys() == DINOv2(VIT).state_dict().keys()
+    saved = torch.load(tmp_path / "vit" / "last.pt", weights_only=True)["model"]
+    assert all(torch.equal(value, saved[f"backbone.{name}"]) for name, value in given.items())
+    assert len(saved) == len(given) + 4  # two layers more, which are not kept
+    losses("spmtrack", data, tmp_path / "run", init=str(path), epochs=1)
+    tracker = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
+    frozen = from_dinov2(given, 8)
+    assert frozen.keys() == {name for name in tracker if not is_trained(name)}
+    assert all(torch.equal(value, tracker[name]) for name, value in frozen.items())
+
+
 # Runs that are stopped
 
 
@@ -198,7 +278,10 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(a[name], b[name]) if isinstance(a[name], torch.Tensor) else a[name] == b[name] for name in a)
 
 
-@pytest.mark.parametrize("run", ["ostrack-killed", "ostrack-seldom", "nano-killed"])
+LOSSES = {"ostrack": ("focal", "l1", "giou"), "nano": ("focal", "l1", "giou"), "spmtrack": ("score", "giou")}
+
+
+@pytest.mark.parametrize("run", ["ostrack-killed", "ostrack-seldom", "nano-killed", "spmtrack-killed"])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(run: str, killed: tuple[Path, dict[str, list[int]]]) -> None:
     """With a worker where the other has none, too; with dropped paths, elimination and averages."""
     out, begun = killed
@@ -210,10 +293,10 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(run: str, killed: tuple[
     assert (len(averages) > 100) == run.startswith("nano")
     a, b = (read_weights(folder / "last.safetensors").tensors for folder in (ours, whole))
     assert a.keys() == b.keys() and all(np.array_equal(value, b[name]) for name, value in a.items())
-    for name in ("step", "epoch", "total", "focal", "l1", "giou", "lr", "skipped"):
+    for name in ("step", "epoch", "total", *LOSSES[run.partition("-")[0]], "lr", "skipped"):
         assert column(ours, name) == column(whole, name)
     assert column(ours, "step") == list(range(1, NUM_STEPS + 1))
-    if run.startswith("ostrack"):
+    if not run.startswith("nano"):
         assert (ours / "validation.csv").read_text() == (whole / "validation.csv").read_text()
         a, b = (read_weights(folder / "best.safetensors").tensors for folder in (ours, whole))
         assert all(np.array_equal(value, b[name]) for name, value in a.items())
@@ -225,13 +308,47 @@ def test_a_run_that_forgets_to_seed_its_steps_ends_otherwise(killed: tuple[Path,
     assert not same(out / "ostrack-careless", out / "ostrack-whole")
 
 
-def test_nothing_but_the_files_of_a_run_is_left(killed: tuple[Path, dict[str, list[int]]]) -> None:
+@pytest.mark.parametrize("recipe", ["ostrack", "spmtrack"])
+def test_nothing_but_the_files_of_a_run_is_left(recipe: str, killed: tuple[Path, dict[str, list[int]]]) -> None:
     """No part of a checkpoint whose writer was killed, either."""
     out, _ = killed
-    assert {path.name for path in (out / "ostrack-killed").iterdir()} == {
+    assert {path.name for path in (out / f"{recipe}-killed").iterdir()} == {
         *("best.safetensors", "last.pt", "last.safetensors", "log.csv", "pictures", "run.json"),
         *("tensorboard", "validation.csv"),
     }
+
+
+def test_what_is_frozen_stays_to_the_bit_and_all_else_learns(killed: tuple[Path, dict[str, list[int]]]) -> None:
+    out, _ = killed
+    given = {
+        name: torch.from_numpy(value) for name, value in read_weights(out / "backbone.safetensors").tensors.items()
+    }
+    frozen = from_dinov2(given, SPMTRACK_TINY.search_grid)
+    first = start_model("spmtrack-tiny", out / "backbone.safetensors", options=SPMTRACK.options).model.state_dict()
+    for run in ("spmtrack-whole", "spmtrack-killed"):
+        last = torch.load(out / run / "last.pt", weights_only=True)["model"]
+        assert frozen.keys() | {name for name in last if is_trained(name)} == last.keys() == first.keys()
+        assert all(torch.equal(last[name], value) for name, value in frozen.items())
+        assert not any(torch.equal(last[name], first[name]) for name in last.keys() - frozen.keys())
+
+
+def test_what_is_kept_of_spmtrack_is_what_was_trained(killed: tuple[Path, dict[str, list[int]]]) -> None:
+    out, _ = killed
+    path, backbone = out / "spmtrack-whole" / "last.safetensors", out / "backbone.safetensors"
+    last = torch.load(path.with_name("last.pt"), weights_only=True)["model"]
+    kept = read_weights(path)
+    assert kept.metadata[MODEL] == "spmtrack-tiny"
+    assert kept.tensors.keys() == {name for name in last if is_trained(name)} | set(SCALARS)
+    assert {name: (kept.tensors[name].shape, kept.tensors[name].item()) for name in SCALARS} == {
+        "expert_alpha": ((), 8),
+        "use_rsexpert": ((), False),
+    }
+    model, _ = build_model("spmtrack-tiny", path, SPMTRACK.options, backbone)
+    assert isinstance(model, SPMTrack)
+    state = model.state_dict()
+    assert state.keys() == last.keys() and all(torch.equal(state[name], value) for name, value in last.items())
+    with pytest.raises(CheckpointError, match="got what was trained alone; expected the file of its backbone besides"):
+        build_model("spmtrack-tiny", path, SPMTRACK.options)
 
 
 def test_other_settings_are_told_in_one_line_and_hold(data: Path, tmp_path: Path, caplog: Log) -> None:
@@ -301,12 +418,88 @@ def test_nano_on_ones_own_folder_and_tracking_with_what_it_learnt(
     assert "which holds a run; expected a free folder with --resume never" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone for spmtrack-tiny, as a pre-training leaves it."""
+    path = tmp_path_factory.mktemp("vit") / "vit.safetensors"
+    torch.manual_seed(0)
+    network = DINOv2(SPMTRACK_TINY.backbone)
+    write_safetensors(path, {name: value.numpy() for name, value in network.state_dict().items()}, {})
+    return path
+
+
+def test_spmtrack_fine_tuned_from_what_was_trained_and_tracking_with_the_result(
+    own: Path, vit: Path, tmp_path: Path, capsys: Capture, caplog: Log
+) -> None:
+    delta, out = tmp_path / "model.bin", tmp_path / "run"
+    before = delta_of(start_model("spmtrack-tiny", seed=3).model)  # type: ignore[arg-type]
+    write_safetensors(delta, before, {})
+    steps = ("--epochs", 1, "--pairs-per-epoch", 4, "--batch", 2, "--threads", 1, "--workers", 0)
+    assert run("spmtrack-tiny", "--data", own, "--init", delta, "--backbone", vit, "--out", out, *steps) == 0
+    assert "spmtrack-tiny starts from the tracker 'model.bin'" in caplog.text
+    files = ("--weights", str(out / "last.safetensors"), "--backbone", str(vit))
+    assert f"all 2 steps are done. sightline track VIDEO --model spmtrack-tiny {' '.join(files)}" in caplog.text
+
+    after = read_weights(out / "last.safetensors").tensors
+    assert after.keys() == before.keys()
+    assert {name for name, value in after.items() if np.array_equal(value, before[name])} == set(SCALARS)
+    whole = torch.load(out / "last.pt", weights_only=True)["model"]
+    frozen = from_dinov2({name: torch.from_numpy(value) for name, value in read_weights(vit).tensors.items()}, 14)
+    assert all(torch.equal(whole[name], value) for name, value in frozen.items())
+
+    capsys.readouterr()
+    tracked = ["track", str(own / "cat" / "img"), "--box", "40,60,48,48", "--model", "spmtrack-tiny", "--threads", "1"]
+    assert main([*tracked, *files]) == 0
+    found = np.array([line.split(",") for line in capsys.readouterr().out.splitlines()], dtype=float)
+    assert found.shape == (NUM_FRAMES, 4) and np.isfinite(found).all()
+    assert found[0].tolist() == [40, 60, 48, 48]
+    assert main([*tracked, *files[:2]]) == 2
+    assert "got what was trained alone; expected the file of its backbone besides" in capsys.readouterr().err
+
+
+def test_a_whole_tracker_is_trained_on_and_kept_whole(data: Path, tmp_path: Path) -> None:
+    """What came in one file has no other that it goes with."""
+    _, settings = RECIPES["spmtrack"]
+    model = empty_model("spmtrack-tiny", settings.options)
+    path = tmp_path / "merged.safetensors"
+    write_safetensors(path, {name: value.numpy() for name, value in model.state_dict().items()}, {})
+    losses("spmtrack", data, tmp_path / "run", init=str(path), epochs=1, pairs_per_epoch=4)
+    kept = read_weights(tmp_path / "run" / "last.safetensors").tensors
+    assert kept.keys() == model.state_dict().keys()
+    assert {name for name, value in model.state_dict().items() if np.array_equal(value.numpy(), kept[name])} == {
+        name for name in kept if not is_trained(name)
+    }
+
+
+@pytest.mark.parametrize(
+    ("init", "sentence"),
+    [
+        ("none", "init: got none, and the backbone 'vit.safetensors' besides; expected that as init. Pass --init "),
+        ("VIT", "init: got 'vit.safetensors', which has nothing that is trained, and the backbone 'vit.safetensors' "),
+        ("MERGED", "got a merged file, and the backbone 'vit.safetensors' besides; expected one file"),
+    ],
+)
+def test_a_backbone_that_nothing_is_to_go_with_is_refused(
+    init: str, sentence: str, own: Path, vit: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    merged = tmp_path / "merged.safetensors"
+    state = empty_model("spmtrack-tiny").state_dict()
+    write_safetensors(merged, {name: value.numpy() for name, value in state.items()}, {})
+    given = {"none": "none", "VIT": vit, "MERGED": merged}[init]
+    assert run("spmtrack-tiny", "--data", own, "--init", given, "--backbone", vit, "--out", tmp_path / "run") == 2
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["merged.safetensors"]
+
+
 def test_help(capsys: Capture) -> None:
     for arguments in ((), ("--help",), ("-h",)):
         assert run(*arguments) == 0
         told = capsys.readouterr().out
         assert "sightline train NAME:full" in told and "sightline-nano, ostrack-256," in told
-        assert told.endswith("mvt; in short nano for sightline-nano and ostrack for ostrack-256-ce.\n")
+        assert "spmtrack-b:got10k" in told and " mvt, spmtrack-b, spmtrack-l, spmtrack-g, spmtrack-tiny, " in told
+        assert told.endswith(
+            "spmtrack-tiny:backbone; in short nano for sightline-nano and ostrack for ostrack-256-ce.\n"
+        )
     with pytest.raises(SystemExit) as stopped:
         run("ostrack-256-ce:full", "--help")
     told = capsys.readouterr().out
@@ -344,6 +537,18 @@ def test_help(capsys: Capture) -> None:
         (["nano", "--data", "OWN", "--workers", "-1"], "workers: got -1; expected 0 or more."),
         (["nano", "--data", "OWN", "--search-px", "256"], "search_px: got 256; expected 192, which the network is"),
         (["ostrack-tiny:full", "--init", "none", "--drop-epoch", "0"], "drop_epoch: got 0; expected 1 or more."),
+        (["spmtrack-b:paper"], "recipe: got 'spmtrack-b:paper'; expected one of "),
+        (["spmtrack-tiny:backbone:full"], "recipe: got 'spmtrack-tiny:backbone:full'; expected one of "),
+        (["spmtrack-b", "--data", "OWN"], "no weights of spmtrack-b in the cache; expected model.bin of https://"),
+        (["spmtrack-tiny", "--data", "OWN"], "expected the spmtrack-tiny that a run of spmtrack-tiny:full left. Pass"),
+        (["spmtrack-g:got10k"], "init: got none; expected the weights that spmtrack-g:got10k starts from. Pass --init"),
+        (["spmtrack-tiny:full", "--init", "none", "--backbone", "no.pth"], "backbone no.pth: no such file. Check the"),
+        (["spmtrack-tiny:full", "--init", "none", "--num-templates", "0"], "num_templates: got 0; expected 1 or more."),
+        (["spmtrack-tiny:full", "--init", "none", "--warmup-epochs", "-1"], "warmup_epochs: got -1.0; expected 0 or"),
+        (["spmtrack-tiny:full", "--init", "none", "--search-px", "210"], "search_px: got 210; expected 196, which the"),
+        (["spmtrack-tiny:backbone"], "init: got none; expected the weights that spmtrack-tiny:backbone starts from."),
+        (["spmtrack-tiny:backbone", "--init", "a.pth"], "got init='a.pth' and view_px=112; expected none and 112."),
+        (["spmtrack-tiny:backbone", "--init", "none", "--view-px", "98"], "and view_px=98; expected none and 112."),
     ],
 )
 def test_what_is_refused_in_a_sentence_and_leaves_nothing(

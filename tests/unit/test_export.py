@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from sightline.cli import main
 from sightline.errors import CheckpointError, ExportMismatch, MissingExtra
 from sightline.export import onnx as export_module
+from sightline.export.examples import example
 from sightline.export.onnx import export_onnx
-from sightline.export.verify import Report, example, largest_difference, run, verify
+from sightline.export.verify import Report, largest_difference, run, verify
 from sightline.models.blocks import Maps
 from sightline.models.mvt import MVT, MVT_256
 from sightline.models.nano import Nano
@@ -130,7 +131,7 @@ def test_maps_are_those_of_torch_for_any_number_of_targets(name: str, exported: 
     rng = np.random.default_rng(1)
     for num_targets in (1,) if name == "ostrack-256-ce" else (1, 3, 8):  # seconds of torch for each of its targets
         inputs = example(rng, num_targets, case.tracker, masked=name == "box")
-        expected, found = run(reference, inputs), run(runtime, inputs)
+        expected, found = run(reference, inputs, case.tracker), run(runtime, inputs, case.tracker)
         assert found.keys() == expected.keys()
         for array in found:
             assert found[array].dtype == np.float32
@@ -164,7 +165,7 @@ def test_the_same_tokens_are_eliminated(tmp_path: Path) -> None:
     model.box_head = Living()
     case = write(model, tmp_path / "model")
     inputs = example(np.random.default_rng(2), 8, SMALL_TRACKER, masked=False)
-    expected, found = (run(session, inputs)["score_map"] for session in case.sessions())
+    expected, found = (run(session, inputs, SMALL_TRACKER)["score_map"] for session in case.sessions())
     np.testing.assert_array_equal(found, expected)
     assert found.sum(axis=(1, 2, 3)).tolist() == [24] * 8  # of 64: ceil(.9) 58, ceil(.8) 47, ceil(.5) 24
     assert len(np.unique(found, axis=0)) == 8  # each target has its own
@@ -340,11 +341,12 @@ def built(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, .
     """`sightline export` on the tiny model; what the command asked to be built."""
     asked: list[tuple[Any, ...]] = []
 
-    def build_model(name: str, weights: Path | None, options: dict[str, Any]) -> tuple[nn.Module, str]:
+    def model_for_inference(name: str, weights: Path | None, options: Any, backbone: Any) -> tuple[nn.Module, str]:
         asked.append((name, weights, options))
+        assert backbone is None
         return tiny, "c" * 64
 
-    monkeypatch.setattr("sightline.loading.build_model", build_model)
+    monkeypatch.setattr("sightline.loading.model_for_inference", model_for_inference)
     return asked
 
 

@@ -12,7 +12,7 @@ import sightline
 from sightline.errors import SightlineError, UnknownModel
 from sightline.loading import load, parse_options
 from sightline.options import describe, fits, meanings, parse, sort_options, written
-from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
+from sightline.trackers.template_search import TemplateSearchTracker
 from sightline.trackers.zoo import ZOO
 
 
@@ -34,6 +34,10 @@ from sightline.trackers.zoo import ZOO
         ("mvt", "fusion=no", False),
         ("mvt", "fusion=True", True),
         ("vittrack", "tracked_from=.3", 0.3),
+        ("spmtrack-b", "memory=bounded:32", "bounded:32"),
+        ("spmtrack-b", "rule=lasot", "lasot"),
+        ("spmtrack-l", "num_templates=5", 5),
+        ("spmtrack-tiny", "compression=per_expert", "per_expert"),
         ("mine.toml", "map_back=exact", "exact"),
     ],
 )
@@ -53,6 +57,9 @@ def test_settings_add_up_and_the_last_counts() -> None:
     [
         ("mvt", "windw=0.5", "Did you mean 'window'?"),
         ("ostrack-256", "ce_layer=3", "Did you mean 'ce_layers'?"),
+        ("mvt", "memory=exact", "option of mvt: got 'memory'; expected one of template_px, "),
+        ("spmtrack-b", "crop=exact", "option of spmtrack-b: got 'crop'; expected one of template_px, "),
+        ("spmtrack-b", "rule=uav", "rule: got 'uav'; expected default or lasot."),
         ("mvt", "ce_layers=3", "option of mvt: got 'ce_layers'; expected one of template_px, "),
         ("mvt", "window", "setting: got 'window'; expected NAME=VALUE. Write for example window=0.5."),
         ("mvt", "window=half", "window: got 'half'; expected a number. Run: sightline models mvt"),
@@ -87,8 +94,8 @@ def test_an_unknown_model_is_told_the_nearest_of_all(name: str, nearest: str) ->
 @pytest.mark.parametrize("name", ZOO)
 def test_every_option_has_a_meaning_and_a_value_that_reads_back(name: str) -> None:
     entry = ZOO[name]
-    told = meanings(TemplateSearchConfig)
-    assert list(told) == [field.name for field in fields(TemplateSearchConfig)]
+    told = meanings(type(entry.tracker))
+    assert list(told) == [field.name for field in fields(entry.tracker)]
     for option in (*told.values(), *(option.meaning for option in entry.options.values())):
         assert len(option.split()) >= 4 and not option.endswith(".")
     for key, option in entry.options.items():
@@ -149,6 +156,8 @@ def test_a_value_of_another_kind_is_one_sentence(option: dict[str, Any], sentenc
     ("value", "kind", "right"),
     [
         (True, bool, True),
+        ("exact", str, True),
+        (64, str, False),
         (1, bool, False),
         (False, int, False),
         (np.int64(3), int, True),

@@ -22,6 +22,7 @@ from sightline.imaging.frames import read_image
 from sightline.training import augment, pairs
 from sightline.training.pairs import (
     OSTRACK_384_PAIRS,
+    Deck,
     NanoPairs,
     NanoPairsConfig,
     OfficialPairs,
@@ -280,6 +281,27 @@ def test_a_still_is_read_once_and_a_clip_twice() -> None:
         source = Source(kind, kind, [drawn(1, length, GREEN, seen.append)])  # type: ignore[arg-type]
         OfficialPairs([source], OFFICIAL)[0]
         assert len(seen) == expected
+
+
+def test_a_deck_has_the_pictures_that_were_chosen_in_their_order_and_reads_each_once() -> None:
+    seen: list[int] = []
+    footage = replace(drawn(7, 9, GREEN, seen.append), name="street/7")
+    choose: Any = lambda *_: (4, 8, 4, 0, 8)  # noqa: E731
+    deck = Deck([stills(2, 0.0), Source("a", "clips", [footage])], choose, "anything", skip_unreadable=False)
+    for num, chosen_pictures in ((None, (4, 8, 4, 0, 8)), (3, (4, 8, 4)), (1, (4,))):
+        seen.clear()
+        images, boxes, scene, num_skipped = deck.draw_all(np.random.default_rng(0), num)
+        assert seen == list(dict.fromkeys(chosen_pictures))
+        assert boxes == [box_of(7000 + index) for index in chosen_pictures]
+        expected = [draw(7000 + index, GREEN) for index in chosen_pictures]
+        assert all(np.array_equal(image, other) for image, other in zip(images, expected, strict=True))
+        assert (scene, num_skipped) == ((1, "street"), 0)
+    for alone, ends in ((False, (4, 8)), (True, (4, 4))):
+        seen.clear()
+        shot = deck.draw(np.random.default_rng(0), alone)
+        assert (shot.template_xywh, shot.search_xywh) == tuple(box_of(7000 + index) for index in ends)
+        assert np.array_equal(shot.search, draw(7000 + ends[1], GREEN))
+        assert seen == ([4] if alone else [4, 8, 0])
 
 
 # Pictures that cannot be read

@@ -239,7 +239,7 @@ def test_a_cached_export_is_made_once_and_again_when_damaged(
 ) -> None:
     made: list[dict[str, object]] = []
 
-    def export(name: str, weights: object, options: dict[str, object], folder: Path) -> None:
+    def export(name: str, weights: object, options: dict[str, object], folder: Path, backbone: object) -> None:
         made.append(dict(options))
         for graph in ("encode", "track"):
             (folder / f"{graph}.onnx").write_bytes(b"graph")

@@ -23,20 +23,26 @@ COUNTER = ".num_batches_tracked"  # of BatchNorm, unused in inference; absent fr
 class Signature:
     """What tells an official file from every other: a few of its tensors, by name and shape.
 
-    model: the zoo's name to load it by; empty for a file that only starts a training: `init_with` reads it then.
+    model: the zoo's name to load it by; empty for a file that only starts a training, which `init_with` reads, and for
+    the frozen part of the model `backbone_of`.
     """
 
     title: str
     marks: Mapping[str, Shape]
     model: str = ""
     init_with: str = ""
+    backbone_of: str = ""
     note: str = ""
 
     @property
     def advice(self) -> str:
+        if self.backbone_of:
+            return f'Pass it with --backbone, beside the weights of "{self.backbone_of}".'
         return f'Load "{self.model}".' if self.model else f"Start a training from it with {self.init_with}."
 
 
+# SPMTrack's size: blocks, width, rank, and positions in the file of its backbone.
+SPMTRACK = {"b": (12, 768, 64, 1370), "l": (24, 1024, 64, 1370), "g": (40, 1536, 64, 1370), "tiny": (6, 192, 16, 65)}
 ANY_ELIMINATION = "loads with candidate elimination on or off"
 SIGNATURES = (
     Signature(
@@ -65,6 +71,25 @@ SIGNATURES = (
         title="Apple's MobileViT-S, an initialisation",
         marks={"conv_1.block.conv.weight": (16, 3, 3, 3), "layer_4.0.block.exp_1x1.block.conv.weight": (384, 96, 1, 1)},
         init_with="sightline.models.mvt.init_from_mobilevit",
+    ),
+    *(
+        Signature(
+            title=f"an SPMTrack-{size} file",
+            marks={
+                "track_query": (1, width),
+                f"blocks.{blocks - 1}.attn.qkv.q.tmoe.routed_experts.0": (width, rank),
+            },
+            model=f"spmtrack-{size}",
+        )
+        for size, (blocks, width, rank, _) in SPMTRACK.items()
+    ),
+    *(
+        Signature(
+            title="a DINOv2 file",
+            marks={"pos_embed": (1, positions, width), f"blocks.{blocks - 1}.ls1.gamma": (width,)},
+            backbone_of=f"spmtrack-{size}",
+        )
+        for size, (blocks, width, _, positions) in SPMTRACK.items()
     ),
 )
 

@@ -1,7 +1,8 @@
 """Where a training starts: a model's own initialisation, published backbone weights, or a tracker's file.
 
 OSTrack takes any ViT-B/16 file with timm's names, as its Table 4 compares them: MAE's encoder, DeiT's and AugReg's
-classifiers. MVT takes Apple's MobileViT-S, sightline-nano takes EfficientNet-Lite0. What a file is, its content says.
+classifiers. MVT takes Apple's MobileViT-S, sightline-nano takes EfficientNet-Lite0, SPMTrack DINOv2 of its size. What a
+file is, its content says.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sightline.building import empty_model
 from sightline.checkpoints.files import read_weights
 from sightline.checkpoints.official import check_against
+from sightline.checkpoints.spmtrack import frozen_tensors, joined
 from sightline.errors import CheckpointError
 from sightline.models.mvt import MVT, init_from_mobilevit
 from sightline.models.nano import Nano
 from sightline.models.ostrack import PRETRAINED_GRID, OSTrack, init_from_vit
+from sightline.models.spmtrack import SPMTrack, is_trained
 from sightline.models.vit import resize_pos_embed
 
 NONE = "none"
@@ -53,13 +57,19 @@ class Start:
 
 
 def start_model(
-    name: str, init: str | Path = NONE, *, seed: int = 0, options: Mapping[str, Any] | None = None
+    name: str,
+    init: str | Path = NONE,
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    backbone: Path | None = None,
 ) -> Start:
     """The network of a model, initialised.
 
     init: "none" for the model's own initialisation, or a file: weights of the backbone, or a tracker of this model,
     for OSTrack of any crop size. What the file does not give keeps the model's own start. seed: of that start;
-    the global random state stays as it was. options: fields of the network's config.
+    the global random state stays as it was. options: fields of the network's config. backbone: SPMTrack's, where
+    `init` has what is trained of it alone.
 
     Raises `CheckpointError` for a file that is neither, or that lacks a tensor, and `UnknownModel`.
     """
@@ -67,10 +77,28 @@ def start_model(
         torch.manual_seed(seed)
         model = empty_model(name, options)
     own = f"seed {seed}"
+    if backbone and str(init) == NONE:
+        raise CheckpointError(
+            f"init: got none, and the backbone {backbone.name!r} besides; expected that as init. Pass --init {backbone}"
+        )
     if str(init) == NONE:
         return Start(model, "its own initialisation", (f"initialised: all {len(model.state_dict())} tensors, {own}",))
     path = Path(init)
-    state = {key: torch.from_numpy(value).float() for key, value in read_weights(path).tensors.items()}
+    weights = read_weights(path)
+    if isinstance(model, SPMTrack):
+        if any(map(is_trained, weights.tensors)):
+            whole = as_state(joined(weights, backbone, model, name))
+            return Start(model, f"the tracker {path.name!r}", take_tracker(model, whole, path.name, name))
+        if backbone:
+            raise CheckpointError(
+                f"init: got {path.name!r}, which has nothing that is trained, and the backbone {backbone.name!r} "
+                "besides; expected one backbone. Leave the second out."
+            )
+        frozen = as_state(frozen_tensors(weights, model, name))
+        model.load_state_dict(frozen, strict=False)
+        taken = f"taken: {len(frozen)} tensors of the backbone, which stay"
+        return Start(model, f"DINOv2's {path.name!r}", (taken, f"initialised: what is trained, {own}"))
+    state = as_state(weights.tensors)
     if any(key.startswith("backbone.") for key in state):
         return Start(model, f"the tracker {path.name!r}", take_tracker(model, state, path.name, name))
     if isinstance(model, OSTrack):
@@ -81,6 +109,10 @@ def start_model(
         raise CheckpointError(f"{name}: got an initialisation for its backbone; expected a file of the whole tracker.")
     rest = sorted({key.partition(".")[0] for key in model.state_dict()} - {"backbone"})
     return Start(model, title, (*notes, f"initialised: {', '.join(rest)}, {own}"))
+
+
+def as_state(tensors: Mapping[str, NDArray[Any]]) -> State:
+    return {key: torch.from_numpy(value).float() for key, value in tensors.items()}
 
 
 def take_tracker(model: nn.Module, state: State, source: str, name: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ def convert(
         tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE]", help_behavior_hint="")
     ] = None,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = tyro.MISSING,
+    backbone: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None,
     init: Annotated[str | None, tyro.conf.arg(metavar="FILE|none", help_behavior_hint="")] = None,
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
@@ -30,8 +31,9 @@ def convert(
     Nothing that a file names is run or imported.
 
     Args:
-        official: Weights as released: OSTrack_ep0300.pth.tar, MobileViT_Track_ep0100.pth.tar.
+        official: Weights as released: OSTrack_ep0300.pth.tar, MobileViT_Track_ep0100.pth.tar, SPMTrack's model.bin.
         output: The safetensors file to write.
+        backbone: DINOv2's file, which SPMTrack's is joined to: dinov2_vitb14_pretrain.pth. One file comes out.
         model: Name of the model, as in `sightline models`; by default recognised from the tensors.
         init: Start of --model: "none" for its own initialisation, or a file. OSTrack: a ViT-B/16 of MAE, DeiT or
             AugReg with timm's names; mvt: MobileViT-S; sightline-nano: EfficientNet-Lite0; each also a tracker's file.
@@ -42,23 +44,26 @@ def convert(
             f"convert: got {'no file' if init is None else 'a file and --init'}; expected one of the two. Write: "
             "sightline convert FILE -o OUT, or: sightline convert --init FILE|none --model NAME -o OUT"
         )
-    source = official or Path(init or "")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise CheckpointError(
-            f"cannot write weights {str(output)!r}: got the input itself; expected another file. Name another output."
-        )
+    if backbone and init:
+        raise CheckpointError("convert --init: got a backbone; expected it as --init. Leave --backbone out.")
+    for source in (official or Path(init or ""), backbone):
+        if source and output.exists() and source.exists() and output.samefile(source):
+            raise CheckpointError(
+                f"cannot write weights {str(output)!r}: got the input itself; expected another file. Name another "
+                "output."
+            )
     if official:
-        convert_official(official, output, model)
+        convert_official(official, output, model, backbone)
     elif model:
         write_start(model, str(init), output, seed)
     else:
         raise CheckpointError("convert --init: got no model; expected one. Name it with --model.")
 
 
-def convert_official(path: Path, output: Path, model: str | None) -> None:
+def convert_official(path: Path, output: Path, model: str | None, backbone: Path | None) -> None:
     from sightline.checkpoints.files import SOURCE_SHA256, write_safetensors
 
-    checked = checked_weights(path, model)
+    checked = checked_weights(path, model, backbone)
     tensors = checked.weights.tensors
     write_safetensors(output, tensors, checked.metadata)
     parameters = sum(math.prod(t.shape) for key, t in tensors.items() if not key.endswith(BUFFERS))

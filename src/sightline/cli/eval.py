@@ -68,6 +68,7 @@ def evaluate(
     resume: bool = True,
     workers: Annotated[int, tyro.conf.arg(metavar="N")] = 1,
     weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None,
+    backbone: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     settings: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=VALUE")
     ] = (),
@@ -101,7 +102,8 @@ def evaluate(
         resume: Go on with the results in that folder; --no-resume deletes them and begins anew.
         workers: Processes that track, each a sequence at a time.
         weights: As for `sightline track`.
-        settings: As for `sightline track`.
+        backbone: As for `sightline track`.
+        settings: As for `sightline track`. SPMTrack's figures on LaSOT are of rule=lasot for the model B.
         backend: As for `sightline track`.
         device: As for `sightline track`.
         threads: Threads of the network in each process; 0 shares the cores.
@@ -111,6 +113,7 @@ def evaluate(
         name
         for name, is_given in (
             ("--weights", weights is not None),
+            ("--backbone", backbone is not None),
             ("--set", bool(settings)),
             ("--workers", workers != 1),
             ("--out", out is not None),
@@ -146,14 +149,14 @@ def evaluate(
             f"eval: got {', '.join(of_models)} without --model; expected a model to track with. Leave them out, or add "
             "--model."
         )
-    if len(model) > 1 and (weights or settings):
+    if len(model) > 1 and (weights or backbone or settings):
         raise DatasetError(
             f"eval: got weights or settings for {len(model)} models; expected one model with them. Track each apart, "
             "then compare with --results."
         )
     if not 1 <= workers <= MAX_WORKERS:
         raise DatasetError(f"workers: got {workers}; expected 1 to {MAX_WORKERS}. Pass no more than there are cores.")
-    runs = [Run(name, parse_options(name, settings), weights, backend, device) for name in model]
+    runs = [Run(name, parse_options(name, settings), weights, backbone, backend, device) for name in model]
     opened = open_dataset(dataset, split, data)
     if runs and opened.row.kind != "sot":
         raise DatasetError(
@@ -217,6 +220,7 @@ class Run(NamedTuple):
     model: str
     options: Mapping[str, Any]
     weights: Path | None
+    backbone: Path | None
     backend: Backend
     device: str
 
@@ -233,10 +237,11 @@ def track(
     run: Run, opened: Dataset[Any], clips: Sequence[Clip], folder: Path, resume: bool, workers: int, threads: int
 ) -> None:
     """Track what is not tracked yet, with a bar."""
-    model, options, weights, backend, device = run
+    model, options, weights, backbone, backend, device = run
     about = describe(
         model,
         weights=weights,
+        backbone=backbone,
         settings=options,
         backend=backend,
         device=device,
@@ -246,7 +251,9 @@ def track(
         clips=clips,
     )
     open_run(folder, about, resume=resume)
-    maker = partial(load, model, weights=weights, backend=backend, device=device, threads=threads, **options)
+    maker = partial(
+        load, model, weights=weights, backbone=backbone, backend=backend, device=device, threads=threads, **options
+    )
     try:
         with progress(model, sum(len(clip) for clip in clips if not is_done(folder, clip))) as advance:
             track_dataset(maker, clips, folder, workers=workers, advance=advance)

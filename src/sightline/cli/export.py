@@ -10,6 +10,7 @@ import tyro
 
 from sightline.errors import ExportMismatch
 from sightline.loading import entry_of, export_model, sort_options
+from sightline.runtime.onnx import FILES
 
 
 def export(
@@ -17,6 +18,7 @@ def export(
     /,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")],
     weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    backbone: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     check: tyro.conf.FlagCreatePairsOff[bool] = False,
     ce_layers: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="[N ...]", help_behavior_hint="")] = None,
     ce_keep_ratios: Annotated[
@@ -27,26 +29,39 @@ def export(
         tyro.conf.arg(metavar="{centre,2x2,box,all}", help_behavior_hint=""),
     ] = None,
     fusion: Annotated[tyro.conf.FlagCreatePairsOff[bool], tyro.conf.arg(help_behavior_hint="")] = True,
+    compression: Annotated[
+        Literal["shared", "per_expert"] | None,
+        tyro.conf.arg(metavar="{shared,per_expert}", help_behavior_hint=""),
+    ] = None,
 ) -> int:
     """Write encode.onnx and track.onnx of a model; `sightline track --weights DIR` then runs them without torch.
+
+    Weights of more than 1.8 GB are put beside them, into track.onnx.data.
 
     Args:
         name: A name from `sightline models`.
         output: Folder to write: a new or empty one, or that of an earlier export.
         weights: An official or converted weights file; by default the bundled one.
+        backbone: DINOv2's file, beside SPMTrack's weights where these have only what was trained.
         check: Compare the graphs with torch on seeded images, print the differences and the time of each stage.
         ce_layers: OSTrack's blocks that eliminate candidates, counted from 0; no number switches elimination off.
         ce_keep_ratios: Share of the candidates that each of these blocks keeps: one for all, or one per block.
         ce_template_tokens: Template tokens whose attention ranks the candidates.
         fusion: Keep MVT's template and search region apart until the correlation.
+        compression: SPMTrack's compress matrices: one for all experts of a layer, or one for each.
     """
-    given = {"ce_layers": ce_layers, "ce_keep_ratios": ce_keep_ratios, "ce_template_tokens": ce_template_tokens}
+    given = {
+        "ce_layers": ce_layers,
+        "ce_keep_ratios": ce_keep_ratios,
+        "ce_template_tokens": ce_template_tokens,
+        "compression": compression,
+    }
     chosen: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
     if not fusion:
         chosen["fusion"] = False
     _, options = sort_options(name, entry_of(name), chosen)
-    model = export_model(name, weights, options, output)
-    print(f"{output}: encode.onnx and track.onnx of {name}")
+    model = export_model(name, weights, options, output, backbone)
+    print(f"{output}: {', '.join(file for file in FILES if (output / file).exists())} of {name}")
     if check:
         from sightline.export.verify import verify
 

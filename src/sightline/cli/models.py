@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from itertools import groupby
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -13,12 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sightline.adding import add_weights
-from sightline.building import added
+from sightline.building import add_command, added
 from sightline.errors import CheckpointError, MissingExtra, SightlineError
 from sightline.options import meanings, written
 from sightline.runtime.store import BUNDLED, bundled_folder, find, model_shelf, sha256_of
 from sightline.trackers.opencv import OPENCV, OpenCVRow, home_of
-from sightline.trackers.template_search import TemplateSearchConfig
 from sightline.trackers.zoo import ZOO, Entry, entry_of
 
 WIDTH = 100  # of what is not printed to a terminal
@@ -37,6 +37,8 @@ def models(
     words: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME | add NAME FILE]", help_behavior_hint="")
     ] = (),
+    /,
+    backbone: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
 ) -> None:
     """List the models, tell all about one, or keep weights for one.
 
@@ -52,12 +54,15 @@ def models(
 
     Args:
         words: As above.
+        backbone: With add: DINOv2's file, beside SPMTrack's that has only what was trained. Both are kept as one.
     """
+    if backbone and words[:1] != ("add",):
+        raise SightlineError("models: got --backbone alone; expected it with 'add NAME FILE'. Leave it out.")
     match words:
         case ():
             show_all()
         case ("add", name, path):
-            add(name, path)
+            add(name, path, backbone)
         case ("add", *rest):
             raise SightlineError(f"models add: got {rest}; expected a model and a file. Write: models add NAME FILE")
         case (name,) if name in OPENCV:
@@ -68,10 +73,10 @@ def models(
             raise SightlineError(f"models: got {list(words)}; expected nothing, NAME or add NAME FILE. Quote a path.")
 
 
-def add(name: str, path: str) -> None:
+def add(name: str, path: str, backbone: Path | None) -> None:
     if name not in ZOO and path in ZOO:
         raise SightlineError(f"models add: got the file first; expected it last. Write: models add {path} {name}")
-    stored = add_weights(name, path)
+    stored = add_weights(name, path, backbone)
     print(
         f"{name}: {', '.join(stored.files)} from {stored.source_name}, {megabytes(stored.num_bytes)}: {stored.folder}"
     )
@@ -172,6 +177,8 @@ def show(name: str) -> None:
     facts = {"page": entry.page, **weights_facts(name, entry)}
     if entry.official_page:
         facts |= {"published at": entry.official_page, "file": entry.official_file}
+    if entry.backbone_file:
+        facts["backbone"] = f"{entry.backbone_file} of {entry.backbone_page}"
     facts |= {"terms": entry.licence, "trained on": entry.trained_on}
     if entry.published:
         facts["published"] = ", ".join(f"{figure} {value:.1f}" for figure, value in entry.published.items())
@@ -179,11 +186,11 @@ def show(name: str) -> None:
         facts["measured here"] = ", ".join(f"{figure} {value:.3f}" for figure, value in entry.measured.items())
     parts = ", ".join(f"{part} {count:,}" for part, count in entry.parameters.items())
     facts["parameters"] = f"{entry.num_parameters:,}, {entry.size_mb:.3g} MB in float32: {parts}"
-    once = f", and {entry.gmac_template:g} once for each target" if entry.gmac_template else ""
-    facts["GMAC"] = f"{entry.gmac:g} on every frame{once}"
+    template = f", {entry.gmac_template:g} for a template" if entry.gmac_template else ""
+    facts["GMAC"] = f"{entry.gmac:g} on every frame{template}"
     facts["presence"] = f"tracked from a score of {entry.tracker.tracked_from:g} on, else uncertain"
     columns(out, facts.items())
-    meaning = meanings(TemplateSearchConfig)
+    meaning = meanings(type(entry.tracker))
     show_settings(out, "Settings of the tracker", vars(entry.tracker), meaning)
     if entry.options:
         defaults = {option: about.default for option, about in entry.options.items()}
@@ -233,7 +240,8 @@ def weights_facts(name: str, entry: Entry) -> dict[str, str]:
     except CheckpointError as error:
         return {"weights": f"damaged: {error}"}
     if stored is None:
-        return {"weights": f"not here; with the file below run: sightline models add {name} FILE"}
+        files = "files" if entry.join else "file"
+        return {"weights": f"not here; with the {files} below run: {add_command(name)}"}
     facts = {"weights": f"in the cache, {stored.folder}", "made of": f"{stored.source_name}, added {stored.added}"}
     return facts | {"sha256": "\n".join(f"{about.sha256} {file}" for file, about in stored.files.items())}
 

@@ -21,7 +21,7 @@ from sightline.geometry.boxes import Box
 from sightline.loading import load, parse_options
 from sightline.results import box_row, mot_row
 from sightline.runtime.stages import StageClock
-from sightline.tracking import follow, pixels_of_first
+from sightline.tracking import follow, pixels_of_first, suited
 from sightline.types import Frame, TrackResult
 from sightline.video.source import IMAGE_SUFFIXES, Source, natural_key, open_source
 
@@ -35,6 +35,7 @@ def track(
     pick: tyro.conf.FlagCreatePairsOff[bool] = False,
     model: Annotated[str, tyro.conf.arg(metavar="NAME")] = "sightline-nano",
     weights: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None,
+    backbone: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     settings: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=VALUE")
     ] = (),
@@ -58,6 +59,7 @@ def track(
         pick: Draw the boxes in a window.
         model: A name from `sightline models`, or a .toml file that describes an ONNX model.
         weights: An official or converted weights file, or a folder made by `sightline export`.
+        backbone: DINOv2's file, beside SPMTrack's weights where these have only what was trained.
         settings: One of the settings that `sightline models NAME` lists, for example window=0.6. Repeat for more.
         backend: onnx needs no torch; auto takes onnx where graphs are at hand.
         device: Of torch: cpu, cuda, cuda:1, mps.
@@ -95,7 +97,10 @@ def track(
             open_outputs(opened, len(boxes), clock, video=output, results=results, plot=plot, sheet=contact_sheet)
         )
         # Last, since it may take a minute that a mistyped name should not cost.
-        tracker = load(model, weights=weights, backend=backend, device=device, threads=threads, **chosen)
+        chosen = suited(model, chosen, opened)
+        tracker = load(
+            model, weights=weights, backbone=backbone, backend=backend, device=device, threads=threads, **chosen
+        )
         written = [path for path in (output, results, plot, contact_sheet) if path]
         frames = stack.enter_context(closing(follow(tracker, opened, boxes, clock, begun)))
         advance = stack.enter_context(progress(opened, start, max_frames, not written))

@@ -15,17 +15,30 @@ from sightline.errors import MissingExtra, SightlineError, UnknownModel
 from sightline.loading import need_torch
 
 OSTRACK = ("256", "256-ce", "256-ce-got10k", "384", "384-ce", "384-ce-got10k", "tiny")
-# Recipe's module, which has `PRESETS` and `train(settings)`, and the models that it trains; a test holds them together.
+# Recipe's module, which has `PRESETS` and `train(settings)`, and what it trains, models or NAME:PART; a test holds them
+# together.
 RECIPES = {
     "train_nano": ("sightline-nano",),
     "train_ostrack": tuple(f"ostrack-{size}" for size in OSTRACK),
     "train_mvt": ("mvt",),
+    "train_spmtrack": tuple(f"spmtrack-{size}" for size in ("b", "l", "g", "tiny")),
+    "pretrain_vit": ("spmtrack-tiny:backbone",),
+}
+# What else than fine-tuning there is of each.
+KINDS = {
+    "train_nano": ("full",),
+    "train_ostrack": ("full",),
+    "train_mvt": ("full",),
+    "train_spmtrack": ("full", "got10k"),
+    "pretrain_vit": (),
 }
 SHORT = {"nano": "sightline-nano", "ostrack": "ostrack-256-ce"}
 USAGE = """usage: sightline train NAME --data FOLDER --out RUN ...
 
   sightline train NAME          fine-tune on your own clips, from trained weights
   sightline train NAME:full     the whole training, from a backbone's weights, as published
+  sightline train spmtrack-b:got10k        the same on GOT-10k alone, as its rules ask for
+  sightline train spmtrack-tiny:backbone   a backbone's weights for spmtrack-tiny
   sightline train NAME --help   what a recipe takes, and its settings
 
 NAME is one of"""
@@ -40,18 +53,20 @@ def train(arguments: Sequence[str]) -> int:
         return 0
     model, colon, kind = name.partition(":")
     model = SHORT.get(model, model)
+    chosen = f"{model}{colon}{kind}"
     recipes = {model: recipe for recipe, models in RECIPES.items() for model in models}
-    if model not in recipes or (colon and kind != "full"):
-        close = difflib.get_close_matches(model, recipes, n=1)
+    recipes |= {f"{model}:{kind}": recipe for model, recipe in recipes.items() for kind in KINDS[recipe]}
+    if chosen not in recipes:
+        close = difflib.get_close_matches(chosen, recipes, n=1)
         advice = f"Did you mean {close[0]!r}?" if close else "Run: sightline train --help"
-        raise UnknownModel(f"recipe: got {name!r}; expected one of {', '.join(recipes)}, or one with ':full'. {advice}")
+        raise UnknownModel(f"recipe: got {name!r}; expected one of {', '.join(recipes)}. {advice}")
     need_torch(f"training of {model!r}", "train")
     if importlib.util.find_spec("lightning_fabric") is None:
         raise MissingExtra(
             f"training of {model!r} needs lightning-fabric, which is not installed. Run: pip install 'sightline[train]'"
         )
-    module = importlib.import_module(f"sightline.recipes.{recipes[model]}")
-    preset = module.PRESETS[f"{model}{colon}{kind}"]
+    module = importlib.import_module(f"sightline.recipes.{recipes[chosen]}")
+    preset = module.PRESETS[chosen]
     title, _, header = (module.__doc__ or "").partition("\n")
     settings = tyro.cli(
         type(preset),

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import __version__
-from sightline.building import located
+from sightline.building import check_backbone, located
 from sightline.datasets.clips import Clip
 from sightline.datasets.sot_text import read_rows
 from sightline.errors import CheckpointError, DatasetError, SightlineError
@@ -57,6 +57,7 @@ def describe(
     model: str,
     *,
     weights: Path | None = None,
+    backbone: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     backend: str = "auto",
     device: str = "cpu",
@@ -75,7 +76,7 @@ def describe(
     """
     return {
         "model": model,
-        "weights_sha256": _digest(model, weights),
+        "weights_sha256": _digest(model, weights, backbone),
         "settings": json.loads(json.dumps(dict(sorted((settings or {}).items())))),
         "backend": backend,
         "device": device,
@@ -96,9 +97,10 @@ def _frames_digest(clip: Clip) -> str:
     return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _digest(model: str, weights: Path | None) -> str:
+def _digest(model: str, weights: Path | None, backbone: Path | None) -> str:
+    beside = check_backbone(model, backbone)
     try:
-        digests = [sha256_of(path) for path in _files_of(model, weights)]
+        digests = [sha256_of(path) for path in (*_files_of(model, weights), *([beside] if beside else []))]
     except OSError as error:
         raise CheckpointError(
             f"{error.filename}: got '{error.strerror}'; expected a readable file. Check the path."

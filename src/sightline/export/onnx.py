@@ -1,29 +1,37 @@
-"""A template-search model as two ONNX graphs, in the layout that `sightline.runtime.onnx` reads."""
+"""A model as two ONNX graphs, in the layout that `sightline.runtime.onnx` reads."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import logging
+import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sightline.errors import CheckpointError, MissingExtra
-from sightline.files import atomic_path
+from sightline.export.examples import example, track_inputs
+from sightline.files import NO_ROOM
 from sightline.models.blocks import Maps
-from sightline.runtime.onnx import FORMAT, GRAPHS, METADATA_KEY
-from sightline.trackers.template_search import TemplateSearchConfig
+from sightline.models.spmtrack import SideMaps
+from sightline.runtime.onnx import FILES, FORMAT, METADATA_KEY, NEXT
+from sightline.trackers.spmtrack import SPMTrackConfig
+from sightline.trackers.zoo import TrackerConfig
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
 OPSET = 20  # the first with GELU as one operator; LayerNormalization came with 17
+LARGEST = 1_800_000_000  # bytes of weights; more lie in a file of their own, since protobuf ends at 2 GiB
 
 
 def export_onnx(
@@ -31,20 +39,22 @@ def export_onnx(
     folder: Path,
     *,
     name: str,
-    tracker: TemplateSearchConfig,
+    tracker: TrackerConfig,
     options: Mapping[str, object],
     weights_sha256: str,
     notice: str = "",
 ) -> None:
-    """Write `encode.onnx` and `track.onnx` of a template-search model into `folder`; both appear, or neither does.
+    """Write `encode.onnx` and `track.onnx` of a model into `folder`; both appear, or neither does.
 
-    model: a `TemplateSearchModel` on the CPU, left in eval mode. name: the zoo's. tracker: the loop's constants, which
-    also give the sides of the two crops. options: what was chosen of the model's config. weights_sha256: of the file
-    the weights came from. notice: rights in these weights. All but the model travel in both files' metadata.
+    model: on the CPU, left in eval mode: a `TemplateSearchModel` or an SPMTrack, whose `fused` copy makes the graphs of
+    few large products that one wants. name: the zoo's. tracker: the loop's constants, which also give the sides of the
+    two crops. options: what was chosen of the model's config. weights_sha256: of the file the weights came from.
+    notice: rights in these weights. All but the model travel in both files' metadata.
 
-    The leading axis, `targets`, is free in every input and output. Costs ten seconds to a minute, and memory for about
-    four times the weights. Raises `MissingExtra`, and `CheckpointError` where `folder` cannot be written or holds
-    other things than an earlier export.
+    The leading axis, `targets`, is free in every input and output, and so is the number of SPMTrack's templates.
+    Weights beyond `LARGEST` bytes go to `track.onnx.data`. Costs ten seconds to some minutes, and memory for about four
+    times the weights. Raises `MissingExtra`, and `CheckpointError` where `folder` cannot be written or holds other
+    things than an earlier export.
     """
     need_onnx()
     description = {
@@ -56,26 +66,19 @@ def export_onnx(
         "notice": notice,
     }
     metadata = json.dumps(description)
-    with output_folder(folder), torch.no_grad():
+    maps: tuple[str, ...] = Maps._fields
+    if isinstance(tracker, SPMTrackConfig):
+        maps, tracker = SideMaps._fields, replace(tracker, num_templates=2)
+    with output_folder(folder) as part, torch.no_grad():
         model.eval()
-        encode_inputs = encode_example(model, tracker)
-        features: dict[str, Tensor] = model.encode(**encode_inputs)  # type: ignore[operator]
-        track_inputs = {"search": torch.zeros(2, 3, tracker.search_px, tracker.search_px), **features}
-        # track.onnx takes its place last: where it is, both are.
-        with (
-            atomic_path(folder / "track.onnx", CheckpointError) as track_path,
-            atomic_path(folder / "encode.onnx", CheckpointError) as encode_path,
-        ):
-            save_graph(model, "encode", encode_inputs, tuple(features), metadata, encode_path)
-            save_graph(model, "track", track_inputs, Maps._fields, metadata, track_path)
-
-
-def encode_example(model: nn.Module, tracker: TemplateSearchConfig) -> dict[str, Tensor]:
-    """Inputs of `encode` for two targets; of one, the exporter would take the batch for a constant."""
-    inputs = {"template": torch.zeros(2, 3, tracker.template_px, tracker.template_px)}
-    if getattr(model, "takes_template_mask", False):
-        inputs["template_mask"] = torch.ones(2, (tracker.template_px // tracker.stride) ** 2)
-    return inputs
+        # Two targets and two templates: of one, the exporter would take the axis for a constant.
+        arrays = example(np.random.default_rng(0), 2, tracker, masked=getattr(model, "takes_template_mask", False))
+        inputs = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        search = inputs.pop("search")
+        features: dict[str, Tensor] = model.encode(**inputs)  # type: ignore[operator]
+        passed_on = {key for key, feature in features.items() if feature is inputs.get(key)}
+        save_graph(model, "encode", inputs, tuple(features), metadata, part / "encode.onnx", passed_on)
+        save_graph(model, "track", track_inputs(search, features, tracker), maps, metadata, part / "track.onnx")
 
 
 class Graph(nn.Module):
@@ -99,12 +102,18 @@ def save_graph(
     outputs: tuple[str, ...],
     metadata: str,
     path: Path,
+    passed_on: Collection[str] = (),
 ) -> None:
-    """Trace one method of `model` on example inputs and write it with the metadata."""
-    # ONNX has one name for one value: what `encode` hands through is declared below and never enters the trace.
-    passed_on = [position for position, name in enumerate(inputs) if name in outputs]
-    computed = tuple(name for name in outputs if name not in inputs)
-    targets = torch.export.Dim("targets")
+    """Trace one method of `model` on example inputs and write it with the metadata, large weights to `path`.data.
+
+    passed_on: outputs that are inputs handed through. An output that is computed anew under the name of an input is
+    called `NEXT` and that name in the file.
+    """
+    # ONNX has one name for one value: what is handed through is declared below and never enters the trace.
+    computed = tuple(name for name in outputs if name not in passed_on)
+    targets, templates = torch.export.Dim("targets"), torch.export.Dim("templates")
+    # SPMTrack's memory is (K, M, T, D); the tokens that other models call so are of one template, (K, T, D).
+    is_memory = {name: name == "template_tokens" and tensor.dim() == 4 for name, tensor in inputs.items()}
     with silence():
         # The torch.export way, not the older tracer: it proves that the batch is free instead of leaving Python
         # numbers in the graph unseen, its graphs have half the nodes, and it is the one that torch maintains. The
@@ -115,17 +124,18 @@ def save_graph(
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=list(computed),
-            dynamic_shapes=(tuple({0: targets} for _ in inputs),),
+            output_names=[f"{NEXT}{name}" if name in inputs else name for name in computed],
+            dynamic_shapes=(tuple({0: targets, 1: templates} if is_memory[name] else {0: targets} for name in inputs),),
             verbose=False,
         )
     assert program is not None
     graph = program.model.graph
-    graph.outputs.extend(graph.inputs[position] for position in passed_on)
+    graph.outputs.extend(value for value in graph.inputs if value.name in passed_on)
     for node in graph:
         node.metadata_props.clear()  # stack traces, with the paths of the machine that exported
     program.model.metadata_props[METADATA_KEY] = metadata
-    program.save(path, external_data=False)
+    num_bytes = sum(value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None)
+    program.save(path, external_data=num_bytes > LARGEST)
 
 
 def need_onnx() -> None:
@@ -138,30 +148,43 @@ def need_onnx() -> None:
 
 
 @contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
-    """Make `folder`, and take it away again if the block fails.
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Make `folder`, and give a hidden one in it, whose files take their places when the block ends well.
 
-    Raises `CheckpointError` where it cannot be made or holds anything but the two files of an earlier export.
+    If the block fails, `folder` is as it was, or away again. Raises `CheckpointError` where it cannot be made, holds
+    anything but the files of an earlier export, or has no room.
     """
     is_new = not folder.exists()
+    part = folder / f".{token_hex(4)}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        part.mkdir(parents=True)
     except OSError as error:
         raise CheckpointError(
-            f"{folder}: got {error.strerror!r}; expected a folder that can be made. Choose another place."
+            f"{folder}: got {error.strerror!r}; expected a folder that can be made and written. Choose another place."
         ) from error
-    files = {f"{graph}.onnx" for graph in GRAPHS}
-    if others := sorted(path.name for path in folder.iterdir() if path.name not in files and path.name[0] != "."):
-        raise CheckpointError(
-            f"{folder}: got a folder with {others[0]!r} in it; expected a new or empty one, or one with nothing but an "
-            "earlier export. Choose another name."
-        )
     try:
-        yield
-    except BaseException:
+        if others := sorted(path.name for path in folder.iterdir() if path.name not in FILES and path.name[0] != "."):
+            raise CheckpointError(
+                f"{folder}: got a folder with {others[0]!r} in it; expected a new or empty one, or one with nothing "
+                "but an earlier export. Choose another name."
+            )
+        yield part
+        # track.onnx leaves first and comes last: a folder that has it never mixes old files with new ones.
+        for name in reversed(FILES):
+            (folder / name).unlink(missing_ok=True)
+        for path in sorted(part.iterdir(), key=lambda path: FILES.index(path.name)):
+            path.rename(folder / path.name)
+        part.rmdir()
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise CheckpointError(
+                f"{folder}: cannot be written: got {error.strerror!r}; expected room for all files. Free some space or "
+                "write elsewhere."
+            ) from error
         raise
 
 

@@ -7,28 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from sightline.errors import ExportMismatch
-from sightline.geometry.masks import template_token_mask
-from sightline.imaging.sample import normalise
+from sightline.export.examples import example, track_inputs
 from sightline.models.blocks import Maps
 from sightline.models.session import TorchSession
 from sightline.runtime.onnx import GRAPHS, OnnxSession
 from sightline.runtime.session import Arrays, Session
 from sightline.runtime.stages import StageClock
+from sightline.trackers.spmtrack import SPMTrackConfig
 from sightline.trackers.template_search import TemplateSearchConfig
+from sightline.trackers.zoo import TrackerConfig
 
 WARM_UPS = 2  # passes before those that count
+MAPS = (*Maps._fields, "box_map")  # numbers of one size in every model; a feature's or a query's are its own
 
 
 @dataclass(frozen=True)
 class Report:
     """How far an export is from its model, and what its two graphs cost.
 
-    differences: of each map the largest absolute difference; of each feature the same in units of its largest value,
-    where that exceeds 1. torch_ms, runtime_ms: median milliseconds of each graph for one target.
+    differences: of each map the largest absolute difference; of each feature and query the same in units of its largest
+    value, where that exceeds 1. torch_ms, runtime_ms: median milliseconds of each graph for one target.
     """
 
     model: str
@@ -58,12 +59,13 @@ def verify(model: nn.Module, folder: Path, *, tolerance: float = 1e-4, repeats: 
     last digits, torch and the runtime may choose differently and be both right, which is reported as a mismatch.
     """
     reference, runtime = TorchSession(model), OnnxSession(folder)
-    tracker = TemplateSearchConfig.from_json(runtime.metadata["tracker"])
+    kind = SPMTrackConfig if "foreground" in runtime.inputs("encode") else TemplateSearchConfig
+    tracker: TrackerConfig = kind.from_json(runtime.metadata["tracker"])
     rng = np.random.default_rng(0)
     differences: dict[str, float] = {}
     for num_targets in (3, 1):
         inputs = example(rng, num_targets, tracker, masked="template_mask" in reference.inputs("encode"))
-        expected, found = run(reference, inputs), run(runtime, inputs)
+        expected, found = run(reference, inputs, tracker), run(runtime, inputs, tracker)
         for name in expected | found:
             difference = largest_difference(name, expected, found)
             if not difference <= tolerance:  # NaN is a mismatch too
@@ -74,19 +76,19 @@ def verify(model: nn.Module, folder: Path, *, tolerance: float = 1e-4, repeats: 
             differences[name] = max(difference, differences.get(name, 0.0))
     torch_clock, runtime_clock = StageClock(limit=repeats), StageClock(limit=repeats)
     for _ in range(WARM_UPS + repeats):
-        run(reference, inputs, torch_clock)
-        run(runtime, inputs, runtime_clock)
+        run(reference, inputs, tracker, torch_clock)
+        run(runtime, inputs, tracker, runtime_clock)
     return Report(runtime.metadata["model"], tolerance, differences, median_ms(torch_clock), median_ms(runtime_clock))
 
 
-def run(session: Session, inputs: Arrays, clock: StageClock | None = None) -> Arrays:
+def run(session: Session, inputs: Arrays, tracker: TrackerConfig, clock: StageClock | None = None) -> Arrays:
     """Both graphs, one after the other: features and maps by name."""
     clock = clock or StageClock()
     template = {name: array for name, array in inputs.items() if name != "search"}
     with clock.stage("encode"):
         features = session.run("encode", template)
     with clock.stage("track"):
-        maps = session.run("track", {"search": inputs["search"], **features})
+        maps = session.run("track", track_inputs(inputs["search"], features, tracker))
     return features | maps
 
 
@@ -97,33 +99,9 @@ def largest_difference(name: str, expected: Arrays, found: Arrays) -> float:
     """
     if name not in expected or name not in found or expected[name].shape != found[name].shape:
         return float("inf")
-    unit = 1.0 if name in Maps._fields else max(1.0, float(np.abs(expected[name]).max()))
+    unit = 1.0 if name in MAPS else max(1.0, float(np.abs(expected[name]).max()))
     return float(np.abs(found[name] - expected[name]).max()) / unit
 
 
 def median_ms(clock: StageClock) -> dict[str, float]:
     return {stage: row["median_ms"] for stage, row in clock.summary().items()}
-
-
-def example(rng: np.random.Generator, num_targets: int, tracker: TemplateSearchConfig, *, masked: bool) -> Arrays:
-    """Images of random patches for both graphs, normalised as the tracker does, and boxes as template masks."""
-
-    def images(side_px: int) -> NDArray[np.float32]:
-        return np.stack(
-            [normalise(picture(rng, side_px, tracker.stride), tracker.mean, tracker.std) for _ in range(num_targets)]
-        )
-
-    inputs = {"template": images(tracker.template_px), "search": images(tracker.search_px)}
-    if masked:
-        centres, sizes = np.full((num_targets, 2), 0.5), rng.uniform(0.2, 0.6, (num_targets, 2))
-        inputs["template_mask"] = template_token_mask(
-            np.hstack([centres, sizes]), tracker.template_px // tracker.stride
-        )
-    return inputs
-
-
-def picture(rng: np.random.Generator, side_px: int, patch_px: int) -> NDArray[np.uint8]:
-    """(side_px, side_px, 3) uint8: patches of one colour each under some noise, so that no two tokens are alike."""
-    grid = side_px // patch_px
-    patches = rng.integers(0, 192, (grid, grid, 3)).repeat(patch_px, axis=0).repeat(patch_px, axis=1)
-    return (patches + rng.integers(0, 64, patches.shape)).astype(np.uint8)

@@ -8,6 +8,7 @@ shift a little, and differently in x and y; boxes go through the crop that was r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,18 +64,36 @@ def siamfc_map(xywh: Box, factor: float, out_px: int) -> tuple[float, tuple[floa
 
 def aligned_crop(xywh: Box, factor: float, out_px: int, height: int, width: int, min_px: float = 0.0) -> AlignedCrop:
     """The crop around a box in a frame of height x width pixels; sides below `min_px` count as that long."""
+    return jittered_crop(xywh, factor, out_px, height, width, (1, 1), (0, 0), min_px)
+
+
+def jittered_crop(
+    xywh: Box,
+    factor: float,
+    out_px: int,
+    height: int,
+    width: int,
+    stretch: Sequence[float],
+    away: Sequence[float],
+    min_px: float = 0.0,
+) -> AlignedCrop:
+    """The crop as training cuts it: x and y scaled by `stretch` about the box's centre, which then lies off the
+    crop's by `away` times the mean of the box's sides in the crop."""
     cx, cy, w, h = xywh_to_cxcywh(xywh).tolist()
-    x, y, w, h = cxcywh_to_xywh((cx, cy, max(w, min_px), max(h, min_px))).tolist()
-    scale, shift = siamfc_map((x, y, w, h), factor, out_px)
+    x, y, wide, high = cxcywh_to_xywh((cx, cy, max(w, min_px), max(h, min_px))).tolist()
+    whole, _ = siamfc_map((x, y, wide, high), factor, out_px)
+    scale = (whole * stretch[0], whole * stretch[1])
+    mean_side = (w * scale[0] + h * scale[1]) / 2
+    shift = (out_px / 2 - cx * scale[0] + away[0] * mean_side, out_px / 2 - cy * scale[1] + away[1] * mean_side)
     crop_x, crop_y = (
-        rasterised(max(0.0, start), min(float(out_px), size * scale + start))
-        for start, size in zip(shift, (width, height), strict=True)
+        rasterised(max(0.0, start), min(float(out_px), size * each + start))
+        for each, start, size in zip(scale, shift, (width, height), strict=True)
     )
     if crop_x[0] >= crop_x[1] or crop_y[0] >= crop_y[1]:
-        return AlignedCrop((0, 0), (0, 0), (0, 0), (0, 0), (scale, scale), shift, out_px)
+        return AlignedCrop((0, 0), (0, 0), (0, 0), (0, 0), scale, shift, out_px)
     frame_x, frame_y = (
-        seen((span[0] - start) / scale, (span[1] - start) / scale, size)
-        for span, start, size in zip((crop_x, crop_y), shift, (width, height), strict=True)
+        seen((span[0] - start) / each, (span[1] - start) / each, size)
+        for span, each, start, size in zip((crop_x, crop_y), scale, shift, (width, height), strict=True)
     )
     (scale_x, shift_x), (scale_y, shift_y) = line(frame_x, crop_x), line(frame_y, crop_y)
     return AlignedCrop(frame_x, frame_y, crop_x, crop_y, (scale_x, scale_y), (shift_x, shift_y), out_px)

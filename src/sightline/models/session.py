@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from inspect import signature
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,11 +33,13 @@ class TorchSession:
         self._masked = bool(getattr(model, "takes_template_mask", False))
 
     def inputs(self, graph: str) -> tuple[str, ...]:
-        """`encode`: the template, and its mask where the model's elimination asks for one."""
+        """`encode`: the template and what else the model needs of it, a mask where its elimination asks for one."""
         check_graph(graph)
-        if graph == "encode":
-            return ("template", "template_mask") if self._masked else ("template",)
-        return ("search",)
+        if graph == "track":
+            return ("search",)
+        encode: Any = self.model.encode
+        needed = (name for name, value in signature(encode).parameters.items() if value.default is value.empty)
+        return (*needed, "template_mask") if self._masked else tuple(needed)
 
     @torch.inference_mode()
     def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:

@@ -99,8 +99,12 @@ SPMTRACK_G = SPMTrackConfig(DINOV2_G, drop_path=0.4)
 # Ours, for a CPU: half the official sides, rounded to whole tokens; DeiT-Ti's width and heads, half its depth; the rank
 # has B's share of the width, 1 / 12. A frame is 344 tokens and 1.5 GMAC where B's is 1,318 and 182.
 SPMTRACK_TINY = SPMTrackConfig(
-    DINOv2Config(width=192, depth=6, heads=3, image_px=196), template_px=98, search_px=196, rank=16
+    DINOv2Config(width=192, depth=6, heads=3, image_px=112), template_px=98, search_px=196, rank=16
 )
+
+
+class Router(nn.Linear):
+    """A matrix that is read and never called, which `training.processes.shard` must know: a call is what gathers."""
 
 
 class Experts(nn.Module):
@@ -117,7 +121,7 @@ class Experts(nn.Module):
         else:
             self.compress_experts = nn.ParameterList(matrix(config.rank, inputs) for _ in range(config.num_experts))
         self.routed_experts = nn.ParameterList(matrix(outputs, config.rank) for _ in range(config.num_experts))
-        self.expert_route = nn.Linear(inputs, config.num_experts, bias=False)
+        self.expert_route = Router(inputs, config.num_experts, bias=False)
 
     def compress_matrices(self) -> list[Tensor]:
         """One of (r, in), or E of them."""

@@ -28,8 +28,7 @@ import tyro
 from torch import Tensor, nn
 
 from sightline.models.blocks import Maps
-from sightline.trackers.template_search import TemplateSearchConfig
-from sightline.trackers.zoo import ZOO
+from sightline.trackers.zoo import ZOO, TrackerConfig
 from sightline.training.journal import Journal
 from sightline.training.keeping import conclude, keep_weights, pair_sheet
 from sightline.training.losses import Losses, as_input, template_losses
@@ -131,18 +130,18 @@ TINY = OSTrackTraining(
         "images=images/animals*0.5",
     ),
     val=("folder:val=sot",),
-    epochs=32,
+    epochs=22,
     pairs_per_epoch=5_120,
     batch=16,
     lr=4e-4,
     backbone_lr=1.0,  # nothing of it is trained yet
     warmup_steps=400,
-    drop_epoch=26,
+    drop_epoch=18,
     weight_decay=0.05,
-    ce_start=22,  # before the attention has found the target, elimination throws the target away
-    ce_warm=4,
+    ce_start=15,  # before the attention has found the target, elimination throws the target away
+    ce_warm=3,
     pairs=OfficialPairsConfig(template_px=96, search_px=192, min_still_px=20.0),
-    validate_epochs=8,
+    validate_epochs=11,
 )
 _FULL = {name: _published(name) for name in ZOO if name.startswith("ostrack-")} | {TINY.model: TINY}
 PRESETS: Mapping[str, OSTrackTraining] = MappingProxyType(
@@ -151,7 +150,7 @@ PRESETS: Mapping[str, OSTrackTraining] = MappingProxyType(
 
 
 def loss_of(
-    model: nn.Module, batch: Mapping[str, Tensor], tracker: TemplateSearchConfig, keep_ratio: float
+    model: nn.Module, batch: Mapping[str, Tensor], tracker: TrackerConfig, keep_ratio: float
 ) -> tuple[Losses, Maps]:
     """focal + 5 L1 + 2 GIoU of a batch of pairs, and the maps that they are of."""
     template, search = (as_input(batch[name], tracker.mean, tracker.std) for name in ("template", "search"))

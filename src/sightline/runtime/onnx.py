@@ -1,7 +1,11 @@
 """ONNX Runtime as a session: a folder with `encode.onnx` and `track.onnx` that explains itself.
 
 Each file carries one metadata entry, `sightline`, a JSON object: `format` (1), `model` (the zoo's name), `tracker` (the
-fields of `TemplateSearchConfig`), `options` (what was chosen at export), `weights_sha256`, `notice` (rights).
+fields of its config), `options` (what was chosen at export), `weights_sha256`, `notice` (rights). Weights of more than
+1.8 GB lie beside their graph, in `track.onnx.data`.
+
+ONNX has one name for one value, so what a graph takes and gives anew, as SPMTrack's `query`, is called `next_query`
+among the outputs of the file; the session calls it `query`.
 """
 
 from __future__ import annotations
@@ -19,6 +23,13 @@ from sightline.errors import CheckpointError, ProtocolError
 from sightline.runtime.session import Arrays
 
 GRAPHS = ("encode", "track")
+FILES = (
+    "encode.onnx.data",
+    "encode.onnx",
+    "track.onnx.data",
+    "track.onnx",
+)  # the two of data only where they are large
+NEXT = "next_"
 METADATA_KEY = "sightline"
 FORMAT = 1
 
@@ -52,7 +63,9 @@ class OnnxSession:
         return tuple(node.name for node in self._session(graph).get_inputs())
 
     def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
-        return run_graph(self._session(graph), graph, arrays)
+        return {
+            name.removeprefix(NEXT): value for name, value in run_graph(self._session(graph), graph, arrays).items()
+        }
 
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
@@ -68,7 +81,7 @@ def open_graph(path: Path, threads: int, cure: str) -> Any:
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and once is enough
     # Threads that spin inside a call answer sooner: 2.9 against 3.9 ms a step of sightline-nano on two. They must
     # stop with it: spinning on between frames takes the cores that decode and encode, a fifth of the rate with -o.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads else "0")

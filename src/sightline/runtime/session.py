@@ -16,11 +16,12 @@ class Session(Protocol):
 
     A template-search model has two graphs. `encode` takes `template` (K, 3, T, T), and `template_mask` where it
     declares it, and gives named features with the same leading axis. `track` takes `search` (K, 3, S, S) and those
-    features and gives `score_map` (K, 1, G, G), `size_map` and `offset_map` (K, 2, G, G). All float32; K is free.
+    features and gives `score_map` (K, 1, G, G), `size_map` and `offset_map` (K, 2, G, G). SPMTrack's two graphs have
+    the same names and other arrays, see `trackers.spmtrack`. All float32; K is free.
     """
 
     def inputs(self, graph: str) -> tuple[str, ...]:
-        """Names of the images that `graph` takes: `template`, maybe `template_mask`; `search` and the features."""
+        """Names of the arrays that `graph` takes: `template`, maybe `template_mask`; `search` and the features."""
         ...
 
     def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:

@@ -39,14 +39,14 @@ BOUNDED = "bounded:64"  # what suits a source without a known end: 30 MB a targe
 class SPMTrackConfig:
     """Everything the loop needs besides the network.
 
-    template_px, search_px: sides of the crops. template_factor, search_factor: SiamFC's, see `siamfc_map`. stride: crop
-    pixels per token. mean, std: of the values / 255, RGB. search_min_px: a target's side counts as at least so long
-    where the search region is placed. window: weight of the Hann window in [0, 1]; the score map has the rest.
-    num_templates: M. rule: which frames' templates, see `asked`; "lasot" is what the official code does on LaSOT with
-    the model B, "default" everywhere else.
-    memory: "exact" grows with every frame, by 346 MB in 1,000 (308 by the rule "lasot") for each target;
-    "bounded:N" holds N templates of 0.46 MB. memory_budget_mb: beyond it, over all targets, templates go to a temporary
-    file.
+    template_px, search_px: sides of the crops. template_factor, search_factor: SiamFC's, for their sides in the frame,
+    see `siamfc_map`. stride: crop pixels per token. mean, std: of the values / 255, RGB. search_min_px: a target's side
+    counts as at least so long where the search region is placed. window: weight of the Hann window in [0, 1]; the score
+    map has the rest.
+    num_templates: M, with how many templates a frame is compared. rule: which frames' templates, see `asked`; "lasot"
+    is what the official code does on LaSOT with the model B, "default" everywhere else.
+    memory: "exact" grows with every frame, by 346 MB in 1,000 (308 by the rule "lasot") for each target; "bounded:N"
+    holds N templates of 0.46 MB. memory_budget_mb: beyond it, over all targets, templates go to a temporary file.
     tracked_from: the score, in [0, 1], from which on a target counts as tracked; below it is uncertain.
 
     Raises `ProtocolError` for values that make no sense.

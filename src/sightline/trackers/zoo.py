@@ -14,7 +14,14 @@ from typing import Any, Literal
 
 from sightline.errors import UnknownModel
 from sightline.trackers.opencv import OPENCV
-from sightline.trackers.template_search import TemplateSearchConfig
+from sightline.trackers.spmtrack import SPMTrackConfig, SPMTrackTracker
+from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
+
+TrackerConfig = TemplateSearchConfig | SPMTrackConfig
+# The loop of each config: called with a session, the config and a name it gives a tracker.
+TRACKERS: Mapping[type, type] = MappingProxyType(
+    {TemplateSearchConfig: TemplateSearchTracker, SPMTrackConfig: SPMTrackTracker}
+)
 
 UNIT_MEAN = (0.0, 0.0, 0.0)
 UNIT_STD = (1.0, 1.0, 1.0)
@@ -22,6 +29,7 @@ NANO_MEAN = (127 / 255,) * 3
 NANO_STD = (128 / 255,) * 3
 
 TRACKING_DATA = "LaSOT, GOT-10k, COCO, TrackingNet"
+NOT_PUBLISHED = "model.bin (B's alone is published)"
 
 
 def fixed(**values: Any) -> Mapping[str, Any]:
@@ -45,17 +53,20 @@ class Entry:
 
     model, preset: `module:name` of the torch network and of its config; empty for a model that is an ONNX file alone.
     sidecar: file in the package's `weights` that says how to run such a file.
+    fused: `module:function` from the network to a faster copy of it, for inference and export alone; may be empty.
+    join: `module:function` from a file of what was trained and the tensors of a backbone to all tensors; empty where
+    one file holds everything. backbone_page, backbone_file: where that backbone is published, and under which name.
     options: fields of the network's config which may be chosen at run time, with any weights of this model.
     licence, trained_on: the terms of the weights, and their data. official_page, official_file: where the authors
     publish them, and under which name; `bundled` names those inside the package.
     parameters: how many numbers are learnt, by part of the network: the first word of their names.
     gmac: billions of multiply-accumulates on every frame, for one target, every product counted; gmac_template: those
-    that run once for each target.
+    of one template, which OSTrack's loop runs once for each target and SPMTrack's, within gmac, on every frame.
     published: figures of the paper, percent; measured: figures of the weights at hand here, fractions of 1.
     """
 
     title: str
-    tracker: TemplateSearchConfig
+    tracker: TrackerConfig
     page: str
     licence: str
     trained_on: str
@@ -66,6 +77,10 @@ class Entry:
     model: str = ""
     preset: str = ""
     sidecar: str = ""
+    fused: str = ""
+    join: str = ""
+    backbone_page: str = ""
+    backbone_file: str = ""
     official_file: str = ""
     bundled: str = ""
     options: Mapping[str, Option] = field(default_factory=fixed)
@@ -128,6 +143,68 @@ def _ostrack(side: int, *, ce: bool, got10k: bool = False, published: Mapping[st
         options=_elimination((3, 6, 9) if ce else ()),
         published=published,
     )
+
+
+def _spmtrack(
+    size: str,
+    *,
+    blocks: int,
+    width: int,
+    gmac: float,
+    tracker: SPMTrackConfig | None = None,
+    **about: Any,
+) -> Entry:
+    """SPMTrack; all but the blocks follows from the width and the sides of the crops."""
+    tracker = tracker or SPMTrackConfig()
+    patch_numbers = 3 * tracker.stride**2
+    return Entry(
+        model="sightline.models.spmtrack:SPMTrack",
+        preset=f"sightline.models.spmtrack:SPMTRACK_{size.upper()}",
+        fused="sightline.models.spmtrack:fused",
+        join="sightline.checkpoints.spmtrack:joined",
+        tracker=tracker,
+        page="docs/models/spmtrack.md",
+        parameters=fixed(
+            pos_embed=tracker.grid**2 * width,
+            track_query=width,
+            query_embed=width,
+            token_type_embed=3 * width,
+            patch_embed=(patch_numbers + 1) * width,
+            blocks=blocks,
+            norm=2 * width,
+            head=2 * 2 * (width + 1) * width + 5 * (width + 1),
+        ),
+        gmac=gmac,
+        gmac_template=round(patch_numbers * width * (tracker.template_px // tracker.stride) ** 2 / 1e9, 3),
+        options=fixed(
+            compression=Option(
+                Literal["shared", "per_expert"],
+                "shared",
+                "one compress matrix for all routed experts of a layer, or one for each; as the weights were trained",
+            )
+        ),
+        **about,
+    )
+
+
+def _official_spmtrack(size: str, file: str, published: Mapping[str, float], **sizes: Any) -> Entry:
+    """SPMTrack with DINOv2 of one of the three published sizes."""
+    return _spmtrack(
+        size,
+        title=f"SPMTrack-{size.upper()}, a mixture of experts beside DINOv2",
+        licence="not stated; starts from DINOv2's",
+        trained_on=TRACKING_DATA,
+        official_page="https://github.com/WenRuiCai/SPMTrack",
+        official_file=file,
+        backbone_page="https://github.com/facebookresearch/dinov2",
+        backbone_file=f"dinov2_vit{size}14_pretrain.pth",
+        published=published,
+        **sizes,
+    )
+
+
+def _figures(lasot: float, got10k: float, trackingnet: float) -> Mapping[str, float]:
+    return MappingProxyType({"LaSOT AUC": lasot, "TrackingNet AUC": trackingnet, "GOT-10k AO": got10k})
 
 
 ZOO: Mapping[str, Entry] = MappingProxyType(
@@ -212,6 +289,26 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
                 )
             ),
             published=MappingProxyType({"LaSOT AUC": 55.3, "TrackingNet AUC": 74.8, "GOT-10k AO": 63.3}),
+        ),
+        "spmtrack-b": _official_spmtrack(
+            "b", "model.bin", _figures(74.9, 76.5, 86.1), blocks=111_946_752, width=768, gmac=181.700
+        ),
+        "spmtrack-l": _official_spmtrack(
+            "l", NOT_PUBLISHED, _figures(76.8, 80.0, 86.9), blocks=374_022_144, width=1024, gmac=581.714
+        ),
+        "spmtrack-g": _official_spmtrack(
+            "g", NOT_PUBLISHED, _figures(77.4, 81.0, 87.3), blocks=1_328_025_600, width=1536, gmac=1970.549
+        ),
+        "spmtrack-tiny": _spmtrack(
+            "tiny",
+            title="SPMTrack with half a ViT-Ti/14, for experiments: train it on a CPU",
+            tracker=SPMTrackConfig(template_px=98, search_px=196),
+            licence="that of your data",
+            trained_on="nothing yet: sightline train spmtrack-tiny:full",
+            official_page="",
+            blocks=3_542_400,
+            width=192,
+            gmac=1.553,
         ),
         "vittrack": Entry(
             title="VitTrack of the OpenCV zoo, an ONNX file of 0.8 MB",

@@ -76,6 +76,35 @@ def blur(crop: Image, rng: np.random.Generator) -> Image:
     return np.asarray(cv2.filter2D(crop, -1, turned / turned.sum()), dtype=np.uint8)
 
 
+def jitter_in_any_order(crop: Image, amount: float, rng: np.random.Generator) -> Image:
+    """Brightness, contrast about the mean grey, and saturation, each times 1 - amount to 1 + amount, in random order:
+    torchvision's ColorJitter, rounded to bytes after each."""
+    for which in rng.permutation(3):
+        factor = float(rng.uniform(1 - amount, 1 + amount))
+        if which == 0:
+            crop = brighten(crop, factor)
+        elif which == 1:
+            mean = round(cv2.mean(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY))[0])
+            crop = _blend(crop, np.full_like(crop, mean), factor)
+        else:
+            crop = _blend(crop, to_grey(crop), factor)
+    return crop
+
+
+def _blend(crop: Image, other: Image, share: float) -> Image:
+    return np.asarray(cv2.addWeighted(crop, share, other, 1 - share, 0), dtype=np.uint8)
+
+
+def three_augment(crop: Image, which: int, sigma: float) -> Image:
+    """One of DeiT III's three changes (arXiv 2204.07118, Sec. 4): 0 grey, 1 values from 128 on inverted, 2 blurred by a
+    Gaussian of `sigma` pixels."""
+    if which == 0:
+        return to_grey(crop)
+    if which == 1:
+        return np.where(crop < 128, crop, 255 - crop)
+    return np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma), dtype=np.uint8)
+
+
 def vary_pixels(crop: Image, rng: np.random.Generator) -> Image:
     """The pixel changes of one crop of a sightline-nano training pair, each with its own probability."""
     if rng.random() < 0.8:

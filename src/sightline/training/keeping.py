@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import Tensor
 from sightline.building import empty_model
 from sightline.checkpoints.files import FORMAT_VERSION, MODEL, OUR_FORMAT_VERSION, write_safetensors
 from sightline.datasets.clips import Clip
+from sightline.geometry.boxes import xyxy_to_xywh
 from sightline.models.blocks import Maps
+from sightline.models.spmtrack import Prediction
 from sightline.trackers.zoo import ZOO
 from sightline.training.journal import Journal, example_sheet
 from sightline.training.losses import boxes_at
@@ -34,19 +36,21 @@ def keep_weights(
     clips: Sequence[Clip],
     step: int,
     settings: Any,
+    stored: Callable[[Any], Mapping[str, NDArray[Any]]] | None = None,
 ) -> None:
     """`last.safetensors`, which `sightline track --model NAME --weights FILE` takes; with clips also their scores.
 
     The first process tracks the clips with the weights just written and keeps the best ones as `best.safetensors`;
-    the others wait. settings: a recipe's.
+    the others wait. settings: a recipe's. stored: from the network to what its file is to hold, else all weights.
     """
     if run.is_first:
         path, num_pairs = run.folder / LAST_WEIGHTS, step * settings.batch
         header = {MODEL: name, FORMAT_VERSION: OUR_FORMAT_VERSION, "sightline.examples": str(num_pairs)}
-        write_safetensors(path, {key: value.cpu().numpy() for key, value in weights.items()}, header)
+        model = empty_model(name, getattr(settings, "options", None))
+        model.load_state_dict(dict(weights))
+        tensors = stored(model) if stored else {key: value.cpu().numpy() for key, value in weights.items()}
+        write_safetensors(path, tensors, header)
         if clips:
-            model = empty_model(name, getattr(settings, "options", None))
-            model.load_state_dict(dict(weights))
             scores = track_clips(model, clips, ZOO[name].tracker, name, str(run.device))
             journal.validation(step, scores, num_examples=num_pairs, epoch=step / settings.steps_per_epoch)
             keep_best(path, step, scores.auc)
@@ -63,9 +67,24 @@ def pair_sheet(batch: Mapping[str, Tensor], maps: Maps) -> NDArray[np.uint8]:
     return example_sheet(template, search, true, drawn, score_map)
 
 
-def conclude(run: Run, name: str, num_steps: int) -> None:
-    """Tell where the weights are, also of a run that was through before it was given again."""
+@torch.no_grad()
+def sequence_sheet(batch: Mapping[str, Tensor], predictions: Sequence[Prediction]) -> NDArray[np.uint8]:
+    """The first examples of a batch, each the newest template, the last search frame and the box at its peak."""
+    prediction = predictions[-1]
+    peak = prediction.logit_map.flatten(1).argmax(dim=1)
+    boxes = prediction.box_map.flatten(2)[torch.arange(len(peak)), :, peak].float()
+    template, search, true = (batch[name][:, -1].cpu().numpy() for name in ("templates", "searches", "xyxy_unit"))
+    score_map = prediction.logit_map.float().sigmoid().cpu().numpy()
+    return example_sheet(template, search, xyxy_to_xywh(true), xyxy_to_xywh(boxes.cpu().numpy()), score_map)
+
+
+def conclude(run: Run, name: str, num_steps: int, backbone: str = "") -> None:
+    """Tell where the weights are, also of a run that was through before it was given again. backbone: the file that
+    belongs to them."""
     if run.is_first:
         path = run.folder / LAST_WEIGHTS
-        next_ = f"sightline track VIDEO --model {name} --weights {path}" if path.exists() else "Give more --epochs."
+        beside = f" --backbone {backbone}" if backbone else ""
+        next_ = (
+            f"sightline track VIDEO --model {name} --weights {path}{beside}" if path.exists() else "Give more --epochs."
+        )
         log.info("all %d steps are done. %s", num_steps, next_)

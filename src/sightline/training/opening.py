@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from sightline.building import added, weights_file
+from sightline.building import added, check_backbone, weights_file
 from sightline.checkpoints.starts import start_model
 from sightline.datasets.clips import Clip
 from sightline.datasets.footage import Source
@@ -24,13 +24,15 @@ from sightline.training.validation import check_clip
 
 log = logging.getLogger("sightline")
 
-# What the settings of any recipe, and of its run, may be.
+# What the settings of any recipe, of its run and of its examples may be.
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     dict.fromkeys(("epochs", "pairs_per_epoch", "batch", "drop_epoch", "validate_epochs"), (1, math.inf))
     | dict.fromkeys(("lr", "backbone_lr", "weight_decay", "clip_norm"), (0, math.inf))
-    | dict.fromkeys(("warmup_steps", "freeze_blocks", "ce_start", "ce_warm"), (0, math.inf))
+    | dict.fromkeys(
+        ("warmup_steps", "warmup_epochs", "giou_warmup_epochs", "freeze_blocks", "ce_start", "ce_warm"), (0, math.inf)
+    )
     | dict.fromkeys(("average", "blend"), (0, 1))
-    | dict.fromkeys(("log_steps", "nodes"), (1, math.inf))
+    | dict.fromkeys(("log_steps", "nodes", "num_templates", "num_searches"), (1, math.inf))
     | dict.fromkeys(("seed", "devices", "threads", "workers", "save_minutes"), (0, math.inf))
 )
 
@@ -40,13 +42,10 @@ def first_model(name: str, settings: Any, options: Mapping[str, Any] | None = No
 
     Raises `SightlineError` for settings that no run can have, and what `first_weights` and `start_model` raise.
     """
-    for part in (settings, settings.run):
-        for field, (low, high) in RANGES.items():
-            value = getattr(part, field, low)
-            if not low <= value <= high:
-                expected = f"{low} to {high}" if high < math.inf else f"{low} or more"
-                raise SightlineError(f"{field}: got {value}; expected {expected}. Give another.")
-    start = start_model(name, first_weights(name, settings.init), seed=settings.run.seed, options=options)
+    check_ranges(settings)
+    backbone = check_backbone(name, getattr(settings, "backbone", "") or None)
+    init = first_weights(name, settings.init)
+    start = start_model(name, init, seed=settings.run.seed, options=options, backbone=backbone)
     log.info("%s starts from %s (%s)", name, start.title, "; ".join(start.notes))
     config: Any = start.model.config
     for field in ("template_px", "search_px"):
@@ -55,6 +54,16 @@ def first_model(name: str, settings: Any, options: Mapping[str, Any] | None = No
                 f"{field}: got {got}; expected {side_px}, which the network is made for. Leave it as it is."
             )
     return start.model
+
+
+def check_ranges(settings: Any) -> None:
+    """Raise `SightlineError` for settings that no run can have."""
+    for part in (settings, settings.run, settings.pairs):
+        for field, (low, high) in RANGES.items():
+            value = getattr(part, field, low)
+            if not low <= value <= high:
+                expected = f"{low} to {high}" if high < math.inf else f"{low} or more"
+                raise SightlineError(f"{field}: got {value}; expected {expected}. Give another.")
 
 
 def first_weights(name: str, init: str) -> str | Path:

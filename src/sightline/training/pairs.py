@@ -230,13 +230,22 @@ class Shot(NamedTuple):
     num_skipped: int
 
 
-Choose = Callable[[Footage, bool, Generator], tuple[int, int] | None]
+class Pictures(NamedTuple):
+    """Any number of pictures of one target; as `Shot` else."""
+
+    images: list[Image]
+    boxes: list[Box]
+    scene: tuple[int, str]
+    num_skipped: int
+
+
+Choose = Callable[[Footage, bool, Generator], tuple[int, ...] | None]
 
 
 class Deck:
     """What pairs are drawn from: a source by its weight, its footage uniformly or `by_length` (clips alone, by the
-    square root), of that the two pictures that `choose(footage, is_still, rng)` names, or other footage where it names
-    none. `expected` says in an error what `choose` looks for.
+    square root), of that the pictures that `choose(footage, is_still, rng)` names, two for `draw`, or other footage
+    where it names none. `expected` says in an error what `choose` looks for.
     """
 
     def __init__(
@@ -264,14 +273,18 @@ class Deck:
             self._footage_odds.append(cumulative(np.sqrt(lengths)))
 
     def draw(self, rng: Generator, alone: bool = False) -> Shot:
-        """Two decoded pictures of one target, or `alone` the first of them twice. Raises what the reader raises, or
+        """Two decoded pictures of one target, or `alone` the first of them twice. Raises as `draw_all` does."""
+        images, boxes, scene, num_skipped = self.draw_all(rng, 1 if alone else None)
+        return Shot(images[0], boxes[0], images[-1], boxes[-1], scene, num_skipped)
+
+    def draw_all(self, rng: Generator, num: int | None = None) -> Pictures:
+        """All pictures that `choose` names, decoded, or the first `num` of them. Raises what the reader raises, or
         passes over up to `MAX_UNREADABLE` pictures."""
         num_skipped = 0
         while True:
-            number, footage, first, second = self._drawn(rng)
+            number, footage, chosen = self._drawn(rng)
             try:
-                template = footage.read(first)
-                search = template if alone or second == first else footage.read(second)
+                decoded = {index: footage.read(index) for index in dict.fromkeys(chosen[:num])}
             except (DatasetError, VideoError) as error:
                 if not self.skip_unreadable:
                     raise
@@ -282,19 +295,18 @@ class Deck:
                         f"{MAX_UNREADABLE}. The last of them: {error}"
                     ) from error
                 continue
-            template_xywh = as_box(footage.xywh[first])
-            search_xywh = template_xywh if alone else as_box(footage.xywh[second])
+            images, boxes = zip(*((decoded[index], as_box(footage.xywh[index])) for index in chosen[:num]), strict=True)
             scene = number, footage.name.rpartition("/")[0] or footage.name
-            return Shot(template, template_xywh, search, search_xywh, scene, num_skipped)
+            return Pictures(list(images), list(boxes), scene, num_skipped)
 
-    def _drawn(self, rng: Generator) -> tuple[int, Footage, int, int]:
-        """The source's number, footage of it, and two pictures of that."""
+    def _drawn(self, rng: Generator) -> tuple[int, Footage, tuple[int, ...]]:
+        """The source's number, footage of it, and the pictures of that."""
         number = pick(self._source_odds, rng)
         source = self.sources[number]
         for _ in range(MAX_DRAWS):
             footage = source.footage[pick(self._footage_odds[number], rng)]
             if chosen := self.choose(footage, source.kind == "stills", rng):
-                return number, footage, *chosen
+                return number, footage, chosen
         raise DatasetError(
             f"{source.name}: got {MAX_DRAWS} {source.kind} in a row that do not fit; expected {self.expected}. Lower "
             "these numbers or leave it out."

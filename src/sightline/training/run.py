@@ -10,7 +10,8 @@ pairs: what is averaged is the gradients. It is not, and slightly other steps ar
 - paths are dropped: each process draws its own;
 - a loss divides by something that varies from part to part. The focal loss divides by the positives: one a pair for
   OSTrack, but none of a centre outside the crop or of sightline-nano's absent targets, over whose number the box
-  losses divide too; for MVT, whose positives are cells, more the larger the target.
+  losses divide too; for MVT, whose positives are cells, more the larger the target. SPMTrack's recipe divides by the
+  mean number of all processes, as official, so its step is that of one process.
 """
 
 from __future__ import annotations

@@ -36,3 +36,23 @@ def ce_keep_rate(epoch: int, start: int, warm: int, base: float = 0.7) -> float:
     if epoch >= start + warm:
         return base
     return base + (1 - base) * (1 + math.cos(math.pi * (epoch - start) / warm)) / 2
+
+
+def warm_cosine_lr(
+    step: int,
+    base_lr: float,
+    num_steps: int,
+    warm_steps: int,
+    *,
+    first_lr: float = 1e-7,
+    min_lr: float = 1e-6,
+) -> float:
+    """The learning rate of step `step`, from 0, as timm's cosine with `warmup_prefix` has it, which SPMTrack uses.
+
+    A straight line from `first_lr` to `base_lr` over `warm_steps`; then half a cosine of `num_steps` down to `min_lr`,
+    of which a run of `num_steps` in all does not see the last `warm_steps`.
+    """
+    if step < warm_steps:
+        return first_lr + step * (base_lr - first_lr) / warm_steps
+    done = min(1.0, (step - warm_steps) / num_steps)
+    return min_lr + (base_lr - min_lr) * (1 + math.cos(math.pi * done)) / 2

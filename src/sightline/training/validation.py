@@ -22,7 +22,8 @@ from sightline.evaluation.sot import overlap, success_auc
 from sightline.files import atomic_path
 from sightline.imaging.frames import read_image
 from sightline.models.session import TorchSession
-from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
+from sightline.trackers.protocol import Tracker
+from sightline.trackers.zoo import TRACKERS, TrackerConfig
 
 log = logging.getLogger("sightline")
 
@@ -59,7 +60,7 @@ class Validation:
 def track_clips(
     model: nn.Module,
     clips: Sequence[Clip],
-    tracker: TemplateSearchConfig,
+    tracker: TrackerConfig,
     name: str,
     device: str | None = None,
 ) -> Validation:
@@ -79,7 +80,7 @@ def track_clips(
     if device is None:
         device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
     with _own_modes(model):
-        follower = TemplateSearchTracker(TorchSession(model, device), tracker, name)
+        follower = TRACKERS[type(tracker)](TorchSession(model, device), tracker, name)
         return Validation(tuple(_score(follower, clip) for clip in clips))
 
 
@@ -98,7 +99,7 @@ def check_clip(clip: Clip) -> None:
         )
 
 
-def _score(tracker: TemplateSearchTracker, clip: Clip) -> ClipScore:
+def _score(tracker: Tracker, clip: Clip) -> ClipScore:
     state = tracker.init(read_image(clip.frames[0]), xywh=clip.xywh[0])
     boxes = [state.xywh]
     for path in clip.frames[1:]:
