@@ -148,8 +148,9 @@ def test_a_fault_names_the_tracker_and_the_sequence() -> None:
         single_object(clips(), [whole], find_protocol("lasot"), title="")
 
 
-def test_speed_is_the_toolkits() -> None:
-    tracked = [Tracked((), np.array([[0.1], [0.0], [0.2]])), Tracked((), np.array([[0.05]])), Tracked((), None)]
+def test_speed_is_the_toolkits_without_the_first_frame() -> None:
+    times = np.array([[1e-4], [0.1], [0.0], [0.2]])
+    tracked = [Tracked((), times), Tracked((), np.array([[1e-4], [0.05]])), Tracked((), None)]
     assert frames_per_second(tracked, PLAIN) == pytest.approx(np.mean([(10 + 5) / 2, 20]))
     assert frames_per_second(tracked, find_protocol("got10k", "got10k")) == pytest.approx((10 + 5 + 20) / 3)
     assert math.isnan(frames_per_second(tracked[2:], PLAIN))

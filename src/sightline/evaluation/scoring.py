@@ -162,9 +162,14 @@ def _flags(clips: Sequence[Clip], order: Sequence[str]) -> dict[str, list[bool]]
 
 
 def frames_per_second(tracked: Sequence[Tracked], rule: Protocol) -> float:
-    """As the toolkits have it: the mean of 1 / seconds over the frames that took some time, and of that over sequences
-    (under a pooled average over all frames); nan without times."""
-    rates = [1 / one.seconds[one.seconds > 0] for one in tracked if one.seconds is not None]
+    """The mean of 1 / seconds over the frames that took some time, and of that over sequences (under a pooled average
+    over all frames); nan without times.
+
+    As the toolkits have it, but for a sequence's first frame, on which a tracker is started: SPMTrack asks nothing of
+    its network there, and one such frame would outweigh a thousand others.
+    """
+    later = [one.seconds[1:] for one in tracked if one.seconds is not None]
+    rates = [1 / seconds[seconds > 0] for seconds in later]
     rates = [rate for rate in rates if rate.size]
     if not rates:
         return math.nan
