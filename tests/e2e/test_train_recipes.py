@@ -527,6 +527,7 @@ def test_help(capsys: Capture) -> None:
         (["nano", "--data", "nowhere"], "data root: got nowhere, which is no folder; expected one."),
         (["mvt:full", "--init", "none"], "data root: got none; expected --data, SIGHTLINE_DATA, or data in "),
         (["nano", "--data", "OWN", "--val", "coco"], "validation clips 'coco': got no data set of one target"),
+        (["nano", "--data", "OWN", "--val", "folder=nowhere"], "validation clips 'folder=nowhere': data root: got "),
         (["nano", "--data", "OWN", "--epochs", "0"], "epochs: got 0; expected 1 or more."),
         (["nano", "--data", "OWN", "--batch", "0"], "batch: got 0; expected 1 or more."),
         (["nano", "--data", "OWN", "--batch", "-4"], "batch: got -4; expected 1 or more."),
@@ -546,9 +547,14 @@ def test_help(capsys: Capture) -> None:
         (["spmtrack-tiny:full", "--init", "none", "--num-templates", "0"], "num_templates: got 0; expected 1 or more."),
         (["spmtrack-tiny:full", "--init", "none", "--warmup-epochs", "-1"], "warmup_epochs: got -1.0; expected 0 or"),
         (["spmtrack-tiny:full", "--init", "none", "--search-px", "210"], "search_px: got 210; expected 196, which the"),
-        (["spmtrack-tiny:backbone"], "init: got none; expected the weights that spmtrack-tiny:backbone starts from."),
-        (["spmtrack-tiny:backbone", "--init", "a.pth"], "got init='a.pth' and view_px=112; expected none and 112."),
-        (["spmtrack-tiny:backbone", "--init", "none", "--view-px", "98"], "and view_px=98; expected none and 112."),
+        (
+            ["spmtrack-tiny:backbone", "--init", "a.pth"],
+            ": init: got a.pth; expected none. Leave it out.",
+        ),
+        (
+            ["spmtrack-tiny:backbone", "--init", "none", "--view-px", "98"],
+            ": view_px: got 98; expected 112.",
+        ),
     ],
 )
 def test_what_is_refused_in_a_sentence_and_leaves_nothing(

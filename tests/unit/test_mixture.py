@@ -253,6 +253,12 @@ def test_layouts_by_name(tmp_path: Path, text: str, expected: tuple[str, str, in
     assert (source.name, source.kind, len(source.footage)) == expected
 
 
+def test_videos_beside_folders_of_frames_are_clips_too(tmp_path: Path) -> None:
+    own(tmp_path / "mine", "cat", "dog")
+    film(tmp_path / "mine" / "bird.mp4")
+    assert told(open_sources(["mine"], tmp_path)) == [("mine", "clips", 2, 1.0), ("mine", "clips", 1, 1.0)]
+
+
 def test_clips_that_a_split_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOG)
     own(tmp_path / "mine", "cat", "dog", "cow")

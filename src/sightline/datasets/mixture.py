@@ -190,6 +190,8 @@ def _find_layouts(folder: Path, depth: int) -> Iterator[tuple[str, Path]]:
     """A layout and its folder, for the folder itself or else for those in it."""
     if layout := _layout_of(folder):
         yield layout, folder
+        if layout == "folder" and annotated_videos(folder):  # clips of both kinds, side by side
+            yield "videos", folder
     elif depth:
         for name in sorted(list_names(folder, of_folders=True), key=natural):
             yield from _find_layouts(folder / name, depth - 1)

@@ -1,7 +1,8 @@
 r"""Pre-train the small ViT that spmtrack-tiny stands on, without labels: the same place of a picture, seen twice.
 
-Command   sightline train spmtrack-tiny:backbone --data DATA --init none --out RUN
-          DATA has `images/` (folders in COCO's layout, tiny_imagenet)
+Command   sightline train spmtrack-tiny:backbone --data DATA --out RUN
+          DATA has `images/`: coco80, coco_person, animals, fod_objects in COCO's layout, and tiny_imagenet: images.zip
+          beside boxes.csv with the columns file, class, x, y, w, h; --sources names others
 Cost      100 thousand pairs of views, some 100 of them a second on a CPU core
 Expected  RUN/last.safetensors, under DINOv2's names, which `sightline train spmtrack-tiny:full --init` takes; how often
           a place is found again among all of a batch: docs/models/spmtrack.md
@@ -57,7 +58,7 @@ class BackboneTraining:
         "images=images/fod_objects*0.5",
     )
     """What pictures are drawn from, `NAME[:SPLIT][=FOLDER][*WEIGHT]` each."""
-    init: str = ""
+    init: str = "none"
     """Only none: it starts from nothing."""
     epochs: int = 16
     pairs_per_epoch: int = 6_400
@@ -154,11 +155,12 @@ def train(settings: BackboneTraining) -> None:
     """Run, or go on with, one training."""
     check_ranges(settings)
     config = SPMTRACK_TINY.backbone
-    if settings.init != "none" or settings.pairs.view_px != config.image_px:
-        raise SightlineError(
-            f"{NAME}: got init={settings.init!r} and view_px={settings.pairs.view_px}; expected none and "
-            f"{config.image_px}. Leave them as they are."
-        )
+    for name, got, expected in (
+        ("init", settings.init, "none"),
+        ("view_px", settings.pairs.view_px, config.image_px),
+    ):
+        if got != expected:
+            raise SightlineError(f"{NAME}: {name}: got {got}; expected {expected}. Leave it out.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.run.seed)
         bare = Keyed(config)

@@ -103,7 +103,10 @@ def open_clips(texts: Sequence[str], root: str | Path | None = None) -> list[Cli
                 "got10k:val or folder=my_clips. Run: sightline data"
             )
         place = Path(root or "").expanduser() / Path(folder).expanduser() if folder else root
-        clips += open_dataset(name, split, place)
+        try:
+            clips += open_dataset(name, split, place)
+        except DatasetError as error:
+            raise DatasetError(f"validation clips {text!r}: {error} Or name others with --val, or none.") from error
     for clip in clips:
         check_clip(clip)
     return clips
