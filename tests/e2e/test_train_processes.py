@@ -244,6 +244,26 @@ def test_a_picture_that_only_the_second_process_cannot_read_ends_both_with_its_n
     assert said[-1].startswith(f"error: {bad}: got ")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_after_its_step_and_saves_that(
+    number: signal.Signals, data: Path, script: Path, tmp_path: Path
+) -> None:
+    process = start([sys.executable, script, *asked(data, tmp_path, 10_000, workers=1)])
+    try:
+        while not (tmp_path / "log.csv").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(number)
+    finally:
+        status, said = end(process)
+    assert status == 130
+    saved = torch.load(tmp_path / LAST, weights_only=True)["step"]
+    assert said[-2:] == [f"stopped at step {saved}, which is saved; the same command goes on from there", "interrupted"]
+    assert "stopping after this step; once more stops at once" in said
+    with (tmp_path / "log.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, saved + 1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "status", "sentence"),

@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -444,6 +445,7 @@ SLURM = {
 def started_by(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Stand in the place of a process that something started."""
     monkeypatch.setattr(Fabric, "launch", lambda self: None)
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # Fabric sets it, for good
 
     def stand_in(variables: Mapping[str, str]) -> None:
         for name in {*TORCHRUN, *SLURM}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sightline")
 
+
+class Stopped(KeyboardInterrupt):
+    """The run has ended because it was asked to, and is saved."""
+
+
 WAIT = timedelta(hours=4)  # of the other processes, while the first one validates
 
 # What torch raises for want of memory or of another process: part of its text, and what to say instead.
@@ -48,6 +54,7 @@ TROUBLE = (
 )
 MAX_REASON = 160  # of what torch says, characters that are quoted
 GO_ON = "The same command goes on from the last checkpoint."
+STOP = threading.Event()  # somebody asked this process to end; `Run.save` does, with a checkpoint
 
 
 def launch(settings: RunSettings) -> Fabric:
@@ -154,19 +161,44 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
 def one_voice() -> Iterator[None]:
     """Around a whole training: of the processes that end badly the first says why, the others end in silence.
 
-    What torch raises for want of memory or of another process becomes a `SightlineError`.
+    The first interrupt or termination asks for an end after the step, the second one ends at once. What torch raises
+    for want of memory or of another process becomes a `SightlineError`.
     """
+    STOP.clear()
+    heard = {}
+    if threading.current_thread() is threading.main_thread():  # others cannot set it
+        heard = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     if getattr(rank_zero_only, "rank", 0):  # as the variables of torchrun, Slurm and Fabric have it
         log.setLevel(logging.ERROR)
     try:
         yield
-    except (SightlineError, KeyboardInterrupt, RuntimeError) as error:
+    except Stopped:  # in all processes at the same step
+        if getattr(rank_zero_only, "rank", 0):
+            raise SystemExit(130) from None
+        raise
+    except (SightlineError, KeyboardInterrupt, RuntimeError) as caught:
+        error: BaseException = caught
+        if STOP.is_set() and isinstance(caught, RuntimeError):  # a worker was terminated as well
+            error = KeyboardInterrupt()
         if was_told():
             raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
         for sign, sentence in TROUBLE:
             if isinstance(error, RuntimeError) and sign in str(error):
                 raise SightlineError(f"{sentence.format(reason_of(error))} {GO_ON}") from error
+        if error is not caught:
+            raise error from None
         raise
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+
+
+def ask_to_stop(_number: int, _frame: object) -> None:
+    if STOP.is_set():
+        raise KeyboardInterrupt
+    STOP.set()
+    if not getattr(rank_zero_only, "rank", 0):  # past the buffers, which may be what was interrupted
+        os.write(2, b"stopping after this step; once more stops at once\n")
 
 
 def was_told() -> bool:

@@ -44,7 +44,7 @@ from sightline import __version__
 from sightline.errors import CheckpointError, SightlineError
 from sightline.files import atomic_path
 from sightline.training.feed import Batch, Examples, batches
-from sightline.training.processes import launch, reason_of
+from sightline.training.processes import STOP, Stopped, launch, reason_of
 
 log = logging.getLogger("sightline")
 
@@ -214,11 +214,17 @@ class Run:
 
     def save(self, step: int, *, if_due: bool = True) -> bool:
         """A checkpoint of everything, atomically; `if_due` only when `save_minutes` have passed by the first process's
-        clock, which several processes look at every tenth step. Whether there was one."""
+        clock, or when it was asked to stop, which several processes look at every tenth step. Whether there was one.
+
+        Raises `Stopped` after it where it was asked to stop.
+        """
+        is_stopping = STOP.is_set() and (if_due or self.num_ranks == 1)
         if if_due:
-            is_due = time.monotonic() - self._saved_at >= 60 * self.settings.save_minutes
+            is_due = is_stopping or time.monotonic() - self._saved_at >= 60 * self.settings.save_minutes
             if self.num_ranks > 1:
-                is_due = step % STEPS_BETWEEN_CLOCKS == 0 and bool(self.fabric.broadcast(is_due))
+                is_due, is_stopping = (
+                    self.fabric.broadcast((is_due, is_stopping)) if step % STEPS_BETWEEN_CLOCKS == 0 else (False, False)
+                )
             if not is_due:
                 return False
         content: dict[str, Any] = {
@@ -232,6 +238,9 @@ class Run:
         if self.is_first:
             self._write(self.folder / LAST, content)
         self._saved_at = time.monotonic()
+        if is_stopping:
+            log.info("stopped at step %d, which is saved; the same command goes on from there", step)
+            raise Stopped
         return True
 
     def weights(self) -> dict[str, Tensor]:
