@@ -3,7 +3,7 @@ r"""Pre-train the small ViT that spmtrack-tiny stands on, without labels: the sa
 Command   sightline train spmtrack-tiny:backbone --data DATA --out RUN
           DATA has `images/`: coco80, coco_person, animals, fod_objects in COCO's layout, and tiny_imagenet: images.zip
           beside boxes.csv with the columns file, class, x, y, w, h; --sources names others
-Cost      100 thousand pairs of views, some 100 of them a second on a CPU core
+Cost      100 thousand pairs of views, some 45 of them a second on one core of a busy machine
 Expected  RUN/last.safetensors, under DINOv2's names, which `sightline train spmtrack-tiny:full --init` takes; how often
           a place is found again among all of a batch: docs/models/spmtrack.md
 
