@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sightline.errors import CheckpointError, MissingExtra, SightlineError
 from sightline.runtime.session import Session
 from sightline.runtime.store import BUNDLED, Stored, bundled_folder, find_whole, model_shelf, sha256_of
-from sightline.trackers.zoo import ZOO, entry_of
+from sightline.trackers.zoo import ZOO, Entry, entry_of
 
 if TYPE_CHECKING:
     import torch
@@ -148,8 +148,10 @@ def tensors_for(
         tensors: dict[str, NDArray[Any]] = resolve(join)(weights, backbone, network, name)
         return tensors
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    check_against(weights.tensors, expected, source=weights.path.name, model=name)
-    return weights.tensors
+    unused = entry_of(name).unused
+    tensors = {key: value for key, value in weights.tensors.items() if not (unused and key.endswith(unused))}
+    check_against(tensors, expected, source=weights.path.name, model=name)
+    return tensors
 
 
 def model_for_inference(
@@ -193,6 +195,12 @@ def resolve(path: str) -> Any:
     """The object that a table names as `module:name`."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def classes_of(entry: Entry) -> tuple[str, ...]:
+    """The names of the classes that a multi-object model finds."""
+    classes = entry.classes
+    return tuple(resolve(classes)()) if isinstance(classes, str) else classes
 
 
 def torch_session(
@@ -257,7 +265,7 @@ def checked_weights(path: Path, name: str | None = None, backbone: Path | None =
         first, tensor = next(iter(weights.tensors.items()))
         raise CheckpointError(
             f"weights {path.name!r}: got {len(weights.tensors)} tensors that look like no model's, first {first} "
-            f"{tensor.shape}; expected OSTrack's, MVT's or SPMTrack's. Name the model with --model."
+            f"{tensor.shape}; expected OSTrack's, MVT's, SPMTrack's or GTR's. Name the model with --model."
         )
     model, note = (known.model, known.note) if name is None and known else (name or "", "")
     backbone = check_backbone(model, backbone)

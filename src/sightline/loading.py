@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from sightline import __version__
 from sightline.building import (
     build_model,
     check_backbone,
+    classes_of,
     empty_model,
     expected_shapes,
     located,
@@ -28,15 +29,15 @@ from sightline.building import (
     weights_file,
 )
 from sightline.errors import CheckpointError, ProtocolError, SightlineError
-from sightline.options import check_known, kinds_of, parse_settings, sort_options
+from sightline.options import VARIANT, check_known, kinds_of, parse_settings, sort_options, variant_of
 from sightline.runtime.onnx import OnnxSession
 from sightline.runtime.session import Session
 from sightline.runtime.sidecar import SidecarSession, read_sidecar
 from sightline.runtime.store import BUNDLED, export_shelf, find, find_whole, put
 from sightline.trackers.opencv import OPENCV, OpenCVTracker
-from sightline.trackers.protocol import Tracker
+from sightline.trackers.protocol import MultiObjectTracker, Tracker
 from sightline.trackers.template_search import TemplateSearchConfig
-from sightline.trackers.zoo import TRACKERS, Entry, TrackerConfig, entry_of
+from sightline.trackers.zoo import MULTI_OBJECT, TRACKERS, BoxTrackerConfig, Entry, MultiObjectConfig, entry_of
 
 if TYPE_CHECKING:
     import torch
@@ -60,9 +61,30 @@ __all__ = [
 log = logging.getLogger("sightline")
 Backend = Literal["auto", "onnx", "torch"]
 MAX_THREADS = 256  # many more than any machine gains from, and few enough that a slip of the finger hangs none
+MultiObjectName = Literal[  # rows that find their targets by themselves
+    "gtr-mot",
+    "gtr-mot-full",
+    "gtr-tao",
+    "gtr-tiny",
+    "onetrack-m-b16",
+    "onetrack-m-b32",
+    "onetrack-m-l16",
+    "onetrack-m-tiny",
+]
 SIZES = ("template_px", "search_px", "stride", "num_templates")  # which a network may be bound to
 
 
+@overload
+def load(
+    name: MultiObjectName,
+    *,
+    weights: str | Path | None = None,
+    backend: Backend = "auto",
+    device: str = "cpu",
+    threads: int = 0,
+    **options: Any,
+) -> MultiObjectTracker: ...
+@overload
 def load(
     name: str | Path = "sightline-nano",
     *,
@@ -72,7 +94,17 @@ def load(
     device: str = "cpu",
     threads: int = 0,
     **options: Any,
-) -> Tracker:
+) -> Tracker: ...
+def load(
+    name: str | Path = "sightline-nano",
+    *,
+    weights: str | Path | None = None,
+    backbone: str | Path | None = None,
+    backend: Backend = "auto",
+    device: str = "cpu",
+    threads: int = 0,
+    **options: Any,
+) -> Tracker | MultiObjectTracker:
     """A tracker by name, ready for `init`.
 
     name: one that `sightline models` lists, or the path of a sidecar, a `.toml` file that says how to run an ONNX file.
@@ -85,7 +117,8 @@ def load(
     choice. options: fields of the tracker's config (`window=0.5`) and of the model's (`ce_layers=(3, 6, 9)`).
 
     What comes back is a `TemplateSearchTracker`, SPMTrack's `SPMTrackTracker`, or for one of OpenCV's own an
-    `OpenCVTracker`; the first two have `config` and `session` besides.
+    `OpenCVTracker`; the first two have `config` and `session` besides. A model that finds its targets by itself is a
+    `MultiObjectTracker`: its `init` takes nothing, and `update` gives states whose `tracks` are all it knows.
 
     Raises `UnknownModel`, `CheckpointError` (missing, damaged or wrong weights), `MissingExtra` (no torch, or OpenCV
     without its trackers), and `SightlineError` for an option that is unknown or does not fit the network.
@@ -118,7 +151,7 @@ def load_network(
     device: str,
     threads: int,
     options: dict[str, Any],
-) -> Tracker:
+) -> Tracker | MultiObjectTracker:
     """A row of the zoo that has a torch network, in torch or as exported graphs."""
     tracker_options, network_options = sort_options(name, entry, options)
     path = located(name, weights)
@@ -140,12 +173,22 @@ def load_network(
                 f"exported model {path}: got {onnx.metadata['model']!r}; expected {name!r}. "
                 f"Pass --model {onnx.metadata['model']}."
             )
-        # The threshold is the row's: it may have been chosen after the export.
-        exported = onnx.metadata["tracker"] | {"tracked_from": entry.tracker.tracked_from}
+        exported = onnx.metadata["tracker"]
+        if not isinstance(
+            entry.tracker, MultiObjectConfig
+        ):  # the threshold is the row's: it may have been chosen after the export
+            exported = exported | {"tracked_from": entry.tracker.tracked_from}
         config = type(entry.tracker).from_json(exported)
     else:
         session = torch_session(name, weights if graphs else path, network_options, device, threads, backbone)
         config = entry.tracker
+    if isinstance(config, MultiObjectConfig):
+        if chosen := tracker_options.pop(VARIANT, None):
+            config = variant_of(entry, chosen)
+        finder: MultiObjectTracker = MULTI_OBJECT[type(config)](
+            session, replace(config, **tupled(tracker_options)), name, classes_of(entry)
+        )
+        return finder
     return with_options(name, session, config, tracker_options)
 
 
@@ -193,9 +236,9 @@ def refuse_device(device: str) -> None:
         raise SightlineError(f"device: got {device!r} for ONNX Runtime; expected 'cpu'. Use backend='torch'.")
 
 
-def with_options(name: str, session: Session, config: TrackerConfig, options: dict[str, Any]) -> Tracker:
+def with_options(name: str, session: Session, config: BoxTrackerConfig, options: dict[str, Any]) -> Tracker:
     """A tracker whose config has the options; sizes that its network does not take are refused here, not on the way."""
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    plain = tupled(options)
     tracker: Tracker = TRACKERS[type(config)](session, replace(config, **plain), name)
     changed = {key: plain[key] for key in SIZES if key in plain and plain[key] != getattr(config, key)}
     if changed:
@@ -209,6 +252,11 @@ def with_options(name: str, session: Session, config: TrackerConfig, options: di
                 f"{name}: got {got}; expected {own}, which the network is made for. Leave it as it is."
             ) from error
     return tracker
+
+
+def tupled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A list will do for a tuple."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
 
 def parse_options(name: str | Path, settings: Iterable[str]) -> dict[str, Any]:
@@ -263,6 +311,10 @@ def export_model(
     from sightline.export.onnx import export_onnx
 
     entry = entry_of(name)
+    if isinstance(entry.tracker, MultiObjectConfig):
+        raise SightlineError(
+            f"{name}: got a model that finds its targets; expected one that starts on a box. Use torch."
+        )
     model, sha256 = model_for_inference(name, weights, options, backbone)
     export_onnx(
         model,

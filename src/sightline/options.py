@@ -13,6 +13,7 @@ from sightline.errors import SightlineError
 from sightline.trackers.template_search import TemplateSearchConfig
 from sightline.trackers.zoo import Entry, nearest
 
+VARIANT, OFFICIAL = "variant", "official"  # which of the entry's variants the other options change
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -26,7 +27,8 @@ def tracker_kinds(entry: Entry | None) -> dict[str, Any]:
 def kinds_of(entry: Entry | None) -> dict[str, Any]:
     """Every option of a model and its type: the tracker's and, for a row of the zoo, the network's."""
     network = {name: option.kind for name, option in entry.options.items()} if entry else {}
-    return tracker_kinds(entry) | network
+    variant = {VARIANT: Literal[OFFICIAL, *entry.variants]} if entry and entry.variants else {}
+    return tracker_kinds(entry) | variant | network
 
 
 def sort_options(name: str, entry: Entry | None, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -40,8 +42,8 @@ def sort_options(name: str, entry: Entry | None, options: Mapping[str, Any]) -> 
         check_known(name, option, known)
         if not fits(value, known[option]):
             raise wrong_kind(name, option, value, known[option])
-    tracker = {key: value for key, value in options.items() if key in ours}
-    return tracker, {key: value for key, value in options.items() if key not in ours}
+    tracker = {key: value for key, value in options.items() if key in ours or key == VARIANT}
+    return tracker, {key: value for key, value in options.items() if key not in tracker}
 
 
 def check_known(name: str, option: str, known: Iterable[str]) -> None:
@@ -156,3 +158,8 @@ def meanings(config: type) -> dict[str, str]:
         for heading, meaning in zip(parts[::2], parts[1::2], strict=True):
             found |= dict.fromkeys(heading.split(", "), meaning.strip().removesuffix("."))
     return found
+
+
+def variant_of(entry: Entry, name: str) -> Any:
+    """The tracker's config of a variant, by its name."""
+    return entry.tracker if name == OFFICIAL else entry.variants[name](entry.tracker)

@@ -1,4 +1,4 @@
-"""Scores of a run over time, drawn with matplotlib."""
+"""A run over time, drawn with matplotlib: the scores of targets, or when each track was there."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sightline.errors import MissingExtra, VideoError
 from sightline.files import atomic_path
 from sightline.imaging.draw import colour_of
-from sightline.types import TrackResult
+from sightline.types import Frame, TrackResult
 
-__all__ = ["SUFFIXES", "ScoreHistory", "need_matplotlib", "plot_scores"]
+__all__ = ["SUFFIXES", "ScoreHistory", "TrackHistory", "check_plot", "plot_scores", "plot_tracks"]
 
 SUFFIXES = (".pdf", ".png", ".svg")
 DPI = 120
@@ -39,12 +39,11 @@ class ScoreHistory:
         self._score = array("f")  # one frame's targets after another
         self._is_tracked = array("b")
 
-    def add(self, results: Sequence[TrackResult]) -> None:
-        first = results[0]
+    def add(self, frame: Frame, results: Sequence[TrackResult]) -> None:
         self.target_ids = self.target_ids or [result.target_id for result in results]
-        self._frame_index.append(first.frame_index)
-        self._time_s.append(np.nan if first.time_s is None else first.time_s)
-        self._is_readable.append(not first.error)
+        self._frame_index.append(frame.index)
+        self._time_s.append(np.nan if frame.time_s is None else frame.time_s)
+        self._is_readable.append(not frame.error)
         self._score.extend(result.score for result in results)
         self._is_tracked.extend(result.presence == "tracked" for result in results)
 
@@ -78,8 +77,27 @@ class ScoreHistory:
         return np.array(self._is_tracked, np.bool_).reshape(self.num_frames, -1)
 
 
-def need_matplotlib() -> None:
-    """Raise `MissingExtra`, which names the extra to install, unless matplotlib is there; loads nothing."""
+class TrackHistory:
+    """When each track was there, for `plot_tracks`: `add` the results of each frame."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []  # seconds, or frames where a frame has no time
+        self.is_timed = True
+        self.seen: dict[int, list[int]] = {}  # track -> places in `at`
+        self.labels: dict[int, str] = {}
+
+    def add(self, frame: Frame, results: Sequence[TrackResult]) -> None:
+        self.is_timed &= frame.time_s is not None
+        self.at.append(frame.index if frame.time_s is None else frame.time_s)
+        for target_id in {result.target_id for result in results}:
+            self.seen.setdefault(target_id, []).append(len(self.at) - 1)
+        self.labels.update({result.target_id: result.label for result in results})
+
+
+def check_plot(path: Path) -> None:
+    """Raise `VideoError` for a suffix that no plot has, and `MissingExtra` without matplotlib; loads nothing."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise VideoError(f"{path}: got suffix {path.suffix!r}; expected {', '.join(SUFFIXES)}. Rename the plot.")
     if not find_spec("matplotlib"):
         raise MissingExtra("a plot needs matplotlib, which is not installed. Run: pip install 'sightline[viz]'")
 
@@ -92,12 +110,9 @@ def plot_scores(path: Path, history: ScoreHistory, threshold: float | None, titl
     below, and gaps of the line. The file is whole or not there. Raises `VideoError` for another suffix, a history
     without a frame, a folder that cannot be written or a full disk, and `MissingExtra` without matplotlib.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise VideoError(f"{path}: got suffix {path.suffix!r}; expected {', '.join(SUFFIXES)}. Rename the plot.")
     if not history.num_frames:
         raise VideoError(f"{path}: got scores of no frame; expected at least one. Add the results of each frame.")
-    need_matplotlib()
+    check_plot(path)
     from matplotlib.figure import Figure
 
     num_targets = len(history.target_ids)
@@ -113,10 +128,47 @@ def plot_scores(path: Path, history: ScoreHistory, threshold: float | None, titl
     for panel in panels:
         legend.update(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(legend.values(), legend, loc="outside lower right", ncols=4, frameon=False, fontsize="small")
+    _save(figure, path)
+
+
+def plot_tracks(path: Path, history: TrackHistory, title: str) -> None:
+    """Draw a line for every track, in its colour, where it was there, as .png, .svg or .pdf by suffix.
+
+    The axis is in seconds where every frame has a time, else in frames. Raises what `plot_scores` does; a run without
+    any track is an empty picture.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    ids = sorted(history.seen, key=lambda target_id: (history.seen[target_id][0], target_id))
+    figure = Figure(figsize=(WIDTH_IN, min(30.0, 1.6 + 0.2 * len(ids))), layout="constrained")
+    panel = figure.subplots()
+    at = np.array(history.at)
+    step = float(np.median(np.diff(at))) if len(at) > 1 else 1.0
+    for row, target_id in enumerate(ids):
+        there = np.zeros(len(at), dtype=np.bool_)
+        there[history.seen[target_id]] = True
+        bars = [(at[first], at[last - 1] - at[first] + step) for first, last in _spans(there)]
+        panel.broken_barh(bars, (row - 0.4, 0.8), color=tuple(value / 255 for value in colour_of(target_id)))
+    if len(ids) <= 60:  # more would be a grey column
+        panel.set_yticks(range(len(ids)), [f"#{target_id}  {history.labels[target_id]}" for target_id in ids])
+    panel.invert_yaxis()
+    if len(at):
+        panel.set_xlim(at[0], at[-1] + step)
+    panel.set_xlabel("time (s)" if history.is_timed else "frame")
+    panel.grid(True, axis="x", color="0.92", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{title}: {len(ids)} tracks", fontsize="large", parse_math=False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a matplotlib `Figure`, whole or not at all."""
     drawn = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a title in a script that the font has not
-        figure.savefig(drawn, format=suffix[1:], dpi=DPI)
+        figure.savefig(drawn, format=path.suffix.lower()[1:], dpi=DPI)
     with atomic_path(path, VideoError) as partial, partial.open("wb") as file:
         file.write(drawn.getbuffer())
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from sightline.errors import MissingExtra, VideoError
 from sightline.files import NO_ROOM, atomic_path
-from sightline.types import TrackResult
+from sightline.types import Frame, TrackResult
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "ResultsSink", "box_row", "mot_row", "open_results"]
 
 COLUMNS = ("frame_index", "time_s", "target_id", "x", "y", "w", "h", "score", "presence")  # of .csv and .parquet
+FOUND_COLUMNS = (*COLUMNS, "label", "confirmed")  # of targets that a tracker found by itself
 ROW_GROUP = 4096  # rows that a .parquet file collects before it writes them, under 1 MB
 
 
 class ResultsSink(Protocol):
     """Takes the results of one frame after another."""
 
-    def write(self, results: Sequence[TrackResult]) -> None: ...
+    def write(self, frame: Frame, results: Sequence[TrackResult]) -> None: ...
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """Write what is left; a disk without room is known when this returns."""
@@ -34,8 +35,11 @@ class ResultsSink(Protocol):
 
 
 @contextmanager
-def open_results(path: Path, num_targets: int, is_live: bool = False) -> Iterator[ResultsSink]:
+def open_results(path: Path, num_targets: int | None, is_live: bool = False) -> Iterator[ResultsSink]:
     """A sink by suffix, for results of frames in order and, in each, of the targets in order.
+
+    num_targets: None where a tracker finds them by itself, which may be none on a frame; they have a label, and say
+    whether they are confirmed, in all but `.txt`.
 
     `.txt`, one target: one `x,y,w,h` row per frame, nan where the frame could not be read. `.txt`, several targets:
     MOTChallenge rows `frame,id,x,y,w,h,score,-1,-1,-1`, frame and id from 1 (pixels count from 0, as everywhere here;
@@ -75,11 +79,11 @@ def open_results(path: Path, num_targets: int, is_live: bool = False) -> Iterato
 class TextSink:
     """Rows as benchmarks read them: boxes of one target, MOTChallenge rows of several."""
 
-    def __init__(self, file: BinaryIO, num_targets: int) -> None:
+    def __init__(self, file: BinaryIO, num_targets: int | None) -> None:
         self.file = file
         self.row = box_row if num_targets == 1 else mot_row
 
-    def write(self, results: Sequence[TrackResult]) -> None:
+    def write(self, frame: Frame, results: Sequence[TrackResult]) -> None:
         if rows := [row for result in results if (row := self.row(result))]:
             self.file.write(_lines(rows))
 
@@ -90,11 +94,12 @@ class TextSink:
 class CsvSink:
     """One row per target and frame under a header."""
 
-    def __init__(self, file: BinaryIO, num_targets: int) -> None:
+    def __init__(self, file: BinaryIO, num_targets: int | None) -> None:
         self.file = file
-        self.header = [",".join(COLUMNS)]
+        self.columns = FOUND_COLUMNS if num_targets is None else COLUMNS
+        self.header = [",".join(self.columns)]
 
-    def write(self, results: Sequence[TrackResult]) -> None:
+    def write(self, frame: Frame, results: Sequence[TrackResult]) -> None:
         self.file.write(_lines([*self.header, *map(self._row, results)]))
         self.header = []
 
@@ -102,20 +107,18 @@ class CsvSink:
         self.file.flush()
 
     def _row(self, result: TrackResult) -> str:
-        return ",".join(
-            "" if cell is None else number(cell) if isinstance(cell, float) else str(cell) for cell in _cells(result)
-        )
+        return ",".join(map(_cell_text, _cells(result, self.columns)))
 
 
 class JsonSink:
     """One object; frames are written as they come, the summary last."""
 
-    def __init__(self, file: BinaryIO, num_targets: int) -> None:
-        self.file = file
+    def __init__(self, file: BinaryIO, num_targets: int | None) -> None:
+        self.file, self.were_found = file, num_targets is None
         self.separator = '{"frames": [\n'
 
-    def write(self, results: Sequence[TrackResult]) -> None:
-        self.file.write((self.separator + json.dumps(_frame(results))).encode())
+    def write(self, frame: Frame, results: Sequence[TrackResult]) -> None:
+        self.file.write((self.separator + json.dumps(_frame(frame, results, self.were_found))).encode())
         self.separator = ",\n"
 
     def close(self, summary: Mapping[str, Any]) -> None:
@@ -127,11 +130,11 @@ class JsonSink:
 class JsonLinesSink:
     """One object to a line: the frames, then the summary."""
 
-    def __init__(self, file: BinaryIO, num_targets: int) -> None:
-        self.file = file
+    def __init__(self, file: BinaryIO, num_targets: int | None) -> None:
+        self.file, self.were_found = file, num_targets is None
 
-    def write(self, results: Sequence[TrackResult]) -> None:
-        self.file.write(_lines([json.dumps(_frame(results))]))
+    def write(self, frame: Frame, results: Sequence[TrackResult]) -> None:
+        self.file.write(_lines([json.dumps(_frame(frame, results, self.were_found))]))
 
     def close(self, summary: Mapping[str, Any]) -> None:
         self.file.write(_lines([json.dumps({"summary": dict(summary)})]))
@@ -141,7 +144,7 @@ class JsonLinesSink:
 class ParquetSink:
     """The columns of `.csv` with types; full row groups are written as they come."""
 
-    def __init__(self, file: BinaryIO, num_targets: int) -> None:
+    def __init__(self, file: BinaryIO, num_targets: int | None) -> None:
         try:
             import pyarrow
             from pyarrow.parquet import ParquetWriter
@@ -149,15 +152,17 @@ class ParquetSink:
             raise MissingExtra(
                 "results in .parquet need pyarrow, which is not installed. Run: pip install 'sightline[parquet]'"
             ) from error
-        types = {"frame_index": pyarrow.int64(), "target_id": pyarrow.int32(), "presence": pyarrow.string()}
-        self.schema = pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in COLUMNS])
+        self.columns = FOUND_COLUMNS if num_targets is None else COLUMNS
+        types = {"frame_index": pyarrow.int64(), "target_id": pyarrow.int32(), "confirmed": pyarrow.bool_()}
+        types |= {"presence": pyarrow.string(), "label": pyarrow.string()}
+        self.schema = pyarrow.schema([(name, types.get(name, pyarrow.float64())) for name in self.columns])
         self.table = pyarrow.table
         self.writer = ParquetWriter(file, self.schema)
         self.file = file
         self.rows: list[tuple[Any, ...]] = []
 
-    def write(self, results: Sequence[TrackResult]) -> None:
-        self.rows.extend(map(_cells, results))
+    def write(self, frame: Frame, results: Sequence[TrackResult]) -> None:
+        self.rows.extend(_cells(result, self.columns) for result in results)
         if len(self.rows) >= ROW_GROUP:
             self._write_rows()
 
@@ -169,18 +174,19 @@ class ParquetSink:
         self.file.flush()
 
     def _write_rows(self) -> None:
-        columns = dict(zip(COLUMNS, zip(*self.rows, strict=True), strict=True))
+        columns = dict(zip(self.columns, zip(*self.rows, strict=True), strict=True))
         self.rows = []
         self.writer.write_table(self.table(columns, schema=self.schema))
 
 
-LIVE_SINKS: dict[str, Callable[[BinaryIO, int], ResultsSink]] = {
+Opener = Callable[[BinaryIO, int | None], ResultsSink]
+LIVE_SINKS: dict[str, Opener] = {
     ".txt": TextSink,
     ".csv": CsvSink,
     ".json": JsonLinesSink,
     ".jsonl": JsonLinesSink,
 }
-SINKS: dict[str, Callable[[BinaryIO, int], ResultsSink]] = {**LIVE_SINKS, ".json": JsonSink, ".parquet": ParquetSink}
+SINKS: dict[str, Opener] = {**LIVE_SINKS, ".json": JsonSink, ".parquet": ParquetSink}
 SUFFIXES = tuple(SINKS)
 
 
@@ -253,29 +259,42 @@ def number(value: float) -> str:
     return f"{whole}.{decimals.rstrip('0'):0<2}" if decimals else whole  # nan has no decimals
 
 
-def _cells(result: TrackResult) -> tuple[Any, ...]:
-    """One value for each of `COLUMNS`, None where nothing is known."""
-    numbers = [_known(value) for value in (*result.xywh, result.score)]
-    return result.frame_index, _known(result.time_s), result.target_id, *numbers, result.presence
+def _cells(result: TrackResult, columns: Sequence[str]) -> tuple[Any, ...]:
+    """One value for each column, None where nothing is known."""
+    values = {column: getattr(result, column) for column in columns if hasattr(result, column)}
+    values |= dict(zip("xywh", map(_known, result.xywh), strict=True))
+    values |= {"time_s": _known(result.time_s), "score": _known(result.score)}
+    return tuple(values[column] for column in columns)
 
 
-def _frame(results: Sequence[TrackResult]) -> dict[str, Any]:
+def _frame(frame: Frame, results: Sequence[TrackResult], were_found: bool) -> dict[str, Any]:
     """One frame as JSON takes it; without targets, but with the reason, where it could not be read."""
-    first = results[0]
-    frame: dict[str, Any] = {"frame_index": first.frame_index, "time_s": _rounded(first.time_s)}
-    if first.error:
-        frame["error"] = first.error
-    frame["targets"] = [
+    row: dict[str, Any] = {"frame_index": frame.index, "time_s": _rounded(frame.time_s)}
+    if frame.error:
+        row["error"] = frame.error
+    row["targets"] = [
         {
             "id": result.target_id,
             "xywh": [_rounded(value) for value in result.xywh],
             "score": _rounded(result.score),
-            "presence": result.presence,
+            **({"label": result.label, "confirmed": result.confirmed} if were_found else {"presence": result.presence}),
         }
         for result in results
         if not result.error
     ]
-    return frame
+    return row
+
+
+def _cell_text(cell: Any) -> str:
+    """A value as CSV takes it: the name of a class may hold a comma."""
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, float):
+        return number(cell)
+    text = str(cell)
+    return '"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text
 
 
 def _rounded(value: float | None) -> float | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from sightline.errors import GeometryError, SightlineError, VideoError
 from sightline.loading import load
 from sightline.runtime.stages import StageClock
-from sightline.trackers.protocol import Tracker
+from sightline.trackers.protocol import MultiObjectTracker, Tracker
 from sightline.trackers.spmtrack import BOUNDED
 from sightline.trackers.zoo import ZOO
-from sightline.types import Frame, TargetState, TrackResult
+from sightline.types import Frame, TargetState, Track, TrackResult
 from sightline.video.source import Source, decode_ahead, open_source
 
 log = logging.getLogger("sightline")
@@ -26,14 +29,14 @@ NO_BOX = (float("nan"),) * 4
 
 def track(
     source: int | str | Path | Sequence[Path] | Iterable[NDArray[Any]],
-    boxes: Sequence[ArrayLike] | NDArray[Any],
+    boxes: Sequence[ArrayLike] | NDArray[Any] | None = None,
     *,
-    model: str | Tracker = "sightline-nano",
+    model: str | Tracker | MultiObjectTracker = "sightline-nano",
     start: int = 0,
     clock: StageClock | None = None,
     **options: Any,
 ) -> Iterator[TrackResult]:
-    """Follow each of `boxes` (`xywh`, float pixels of the first frame) through a source, frame by frame.
+    """Follow each of `boxes` (`xywh`, float pixels of the first frame) through a source, or all that a model finds.
 
     source: what `open_source` takes: a video file, a folder or glob of images, a list of image paths, an iterable of
     arrays, a camera's number or a stream's address. Yields one `TrackResult` per frame and target, targets in the order
@@ -41,14 +44,41 @@ def track(
     live. A frame that cannot be read yields nan boxes with the reason and is passed over. Memory stays bounded on any
     length: `options` go to `sightline.load`, and where nobody knows how long the source is (a camera, a stream, an
     iterator) a tracker with a `memory` gets a bounded one unless they name it. A tracker that is given whole stays as
-    it is. Raises `VideoError`, `GeometryError` and what `load` does.
+    it is.
+
+    A multi-object model takes no boxes. Of a source with a known end its results come when the last frame was seen, in
+    the order of the frames: only then is it known which tracks stay and what they are. Of any other they come at once,
+    and `confirmed` says which of them count. Frames without a track yield nothing.
+
+    Raises `VideoError`, `GeometryError` and what `load` does.
     """
     if options and not isinstance(model, str):
         raise SightlineError(f"track: got {sorted(options)} beside a tracker; expected them at load. Drop them.")
     with open_source(source, start=start) as opened:
         tracker = load(model, **suited(model, options, opened)) if isinstance(model, str) else model
+        if isinstance(tracker, MultiObjectTracker):
+            if boxes is not None:
+                raise refused_boxes(tracker.name)
+            watch = Watch(tracker, opened, clock, is_live=opened.is_live or opened.num_frames is None)
+            for _, results in watch:
+                yield from results
+            for results in watch.final():
+                yield from results
+            return
+        if boxes is None:
+            raise GeometryError(
+                f"{tracker.name}: got no boxes; expected those of the targets on the first frame. Pass "
+                "boxes=[(x, y, w, h)], or take a model that finds its targets by itself."
+            )
         for _, results in follow(tracker, opened, boxes, clock):
             yield from results
+
+
+def refused_boxes(name: str) -> GeometryError:
+    return GeometryError(
+        f"{name}: got target boxes; expected none, since it finds and follows all that it knows. Leave them out, or "
+        "take a model that starts on a box."
+    )
 
 
 def suited(model: str, options: Mapping[str, Any], source: Source) -> dict[str, Any]:
@@ -144,3 +174,77 @@ def result_of(frame: Frame, target_id: int, state: TargetState) -> TrackResult:
     if frame.rgb is None:
         return TrackResult(frame.index, frame.time_s, target_id, NO_BOX, float(np.nan), "uncertain", frame.error)
     return TrackResult(frame.index, frame.time_s, target_id, state.xywh, state.score, state.presence)
+
+
+RECENT = 64  # frames of a live run whose time is remembered, for a tracker that speaks of earlier ones
+
+
+class Watch:
+    """One run of a multi-object tracker: iterate over it, then ask for what is final.
+
+    Iterating yields (frame, results) for every frame of an open source. Live, the results are those known by then, of
+    this frame and now and then of earlier ones; else they are none until `final`. classes: places in the tracker's
+    `class_names` to keep, None for all.
+    """
+
+    def __init__(
+        self,
+        tracker: MultiObjectTracker,
+        source: Source,
+        clock: StageClock | None = None,
+        *,
+        is_live: bool,
+        classes: Collection[int] | None = None,
+    ) -> None:
+        self.tracker, self.source, self.is_live, self.classes = tracker, source, is_live, classes
+        self.clock = clock or StageClock()
+        self.heads: deque[Frame] = deque(maxlen=RECENT if is_live else None)  # the frames, without their pixels
+        self.num_frames = 0
+        self.history: list[Track] = []
+        self.state = tracker.init()
+        self.seconds = 0.0  # of the tracker alone, on the last frame
+
+    def __iter__(self) -> Generator[tuple[Frame, list[TrackResult]], None, None]:
+        ahead = self.source if self.source.is_live else decode_ahead(self.source)
+        with closing(ahead):
+            frames = iter(ahead)
+            while True:
+                with self.clock.stage("wait for frame"):
+                    frame = next(frames, None)
+                if frame is None:
+                    break
+                began = time.perf_counter()
+                self.state = self.tracker.update(frame.rgb, self.state, self.clock)
+                self.seconds = time.perf_counter() - began
+                self.heads.append(replace(frame, rgb=None))
+                self.num_frames += 1
+                if not self.is_live:
+                    self.history.extend(self.state.tracks)
+                yield frame, list(map(self._result, self._kept(self.state.tracks))) if self.is_live else []
+        if not self.num_frames:
+            pixels_of_first(None, self.source)
+
+    def final(self) -> list[list[TrackResult]]:
+        """The results of each frame, all of them, now that the last one is known; of a live run none."""
+        found: list[list[TrackResult]] = [[] for _ in range(0 if self.is_live else self.num_frames)]
+        if not self.is_live:
+            for track in self._kept(self.tracker.finish(self.state, self.history)):
+                found[track.frame_index].append(self._result(track))
+        return found
+
+    def _kept(self, tracks: Iterable[Track]) -> list[Track]:
+        return [track for track in tracks if self.classes is None or track.class_id in self.classes]
+
+    def _result(self, track: Track) -> TrackResult:
+        """The tracker counts the frames that it was given from 0; the source may have begun later."""
+        head = self.heads[track.frame_index - (self.num_frames - len(self.heads))]
+        return TrackResult(
+            head.index,
+            head.time_s,
+            track.track_id,
+            track.xywh,
+            track.score,
+            "tracked",
+            label=self.tracker.class_names[track.class_id],
+            confirmed=track.confirmed,
+        )

@@ -14,7 +14,7 @@ from sightline.errors import ProtocolError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Frame", "Presence", "TargetState", "TrackResult"]
+__all__ = ["Detections", "Frame", "Presence", "TargetState", "Track", "TrackResult"]
 
 # "tracked" while the score is at least the model's threshold, "uncertain" below it. "lost" is for trackers that search
 # for a target again and say when they gave it up; none does yet.
@@ -106,12 +106,46 @@ class TargetState(_Box):
         return cls((x, y, w, h), score, presence, model, features)
 
 
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The N objects that a detector found on one frame.
+
+    `xyxy` (N, 4) float64 in pixels of the frame, `scores` (N,) float64 in [0, 1]; `embeddings` (N, D) float32, what the
+    association tells objects apart by, and `class_scores` (N, C) float64; D and C may be 0.
+    """
+
+    xyxy: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    embeddings: NDArray[np.float32]
+    class_scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Track(_Box):
+    """One identity on one frame, as a multi-object tracker knows it.
+
+    `xywh` in pixels of the frame; `confirmed` is False as long as too little has been seen of the identity to count;
+    `class_id` is a place in the tracker's `class_names`. An identity may be there under several classes.
+    """
+
+    frame_index: int
+    track_id: int
+    xywh: tuple[float, float, float, float]
+    score: float
+    confirmed: bool = True
+    class_id: int = 0
+
+
 @dataclass(frozen=True)
 class TrackResult(_Box):
     """One target on one frame, as `sightline.track` yields it.
 
     `xywh` is nan four times where the frame could not be read (`error` says why); `score` is then nan as well, and
-    `presence` "uncertain".
+    `presence` "uncertain". `label` is the name of its class, and `confirmed` says whether it counts yet, where a
+    multi-object tracker found it; a target that was given by its box has no label and is confirmed.
     """
 
     frame_index: int
@@ -121,3 +155,5 @@ class TrackResult(_Box):
     score: float
     presence: Presence
     error: str | None = None
+    label: str = ""
+    confirmed: bool = True

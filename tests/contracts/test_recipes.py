@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -21,17 +22,25 @@ from sightline.cli.train import KINDS, RECIPES, SHORT
 from sightline.datasets.mixture import NAMED, OTHERS
 from sightline.datasets.table import DATASETS, dataset_row
 from sightline.models.dinov2 import DINOv2Config
+from sightline.models.res2net import Res2NetConfig
 from sightline.models.spmtrack import SPMTRACK_B, SPMTRACK_G, SPMTRACK_L, SPMTRACK_TINY, SPMTrack, is_trained
 from sightline.models.vit import DropPath
-from sightline.recipes import pretrain_vit, train_mvt, train_nano, train_ostrack, train_spmtrack
+from sightline.recipes import pretrain_vit, train_gtr, train_mvt, train_nano, train_ostrack, train_spmtrack
 from sightline.recipes.train_nano import NanoTraining, freeze
 from sightline.trackers.zoo import ZOO
+from sightline.training.clips import LVIS_COCO, SYNTHETIC, ClipExamples, ClipsConfig, SyntheticClips
+from sightline.training.feed import batches
+from sightline.training.joint import Learner, counts_of, lessons_of
 from sightline.training.schedule import ce_keep_rate
 from tests.parity.test_schedule import STORED, torch_rates
 
 MODULES: dict[str, ModuleType] = {name: importlib.import_module(f"sightline.recipes.{name}") for name in RECIPES}
 PRESETS: dict[str, Any] = {name: preset for module in MODULES.values() for name, preset in module.PRESETS.items()}
-TRACKERS = [name for name in PRESETS if name != pretrain_vit.NAME]
+OF_MANY = ("train_gtr", "train_onetrack_m")  # they find their targets, of which there are many
+TRACKERS = [
+    name for recipe, module in MODULES.items() for name in module.PRESETS if recipe not in (*OF_MANY, "pretrain_vit")
+]
+MADE = (SYNTHETIC, LVIS_COCO)  # sources of clips that are no data set
 
 # ostrack.md section 6 and mvt.md section 7 of the specifications, which quote the official code.
 OFFICIAL = {
@@ -85,6 +94,7 @@ SPMTRACK: dict[str, Any] = {
     "weight_decay": 0.1,
     "warmup_epochs": 2,
     "giou_warmup_epochs": 0,
+    "goes_on": False,
     "clip_norm": 1.0,
     "validate_epochs": 10,
     "template_px": 196,
@@ -115,6 +125,69 @@ SPMTRACK_TABLE: dict[str, dict[str, Any]] = {
     "spmtrack-l:got10k": SPMTRACK | SPMTRACK_L_ALONE | SPMTRACK_ONE_SHOT,
     "spmtrack-g:got10k": SPMTRACK | {"batch": 32} | SPMTRACK_ONE_SHOT,
 }
+# gtr.md sections 6 and 7 of the specifications.
+GTR_MOT: dict[str, Any] = {
+    "stage": "joint",
+    "sources": {"mot17:half-train": 7, "crowdhuman:train": 15_000},
+    "steps": 8_000,
+    "batch": 4,
+    "optimizer": "adamw",
+    "lr": 5e-5,
+    "backbone_lr": 0.1,
+    "warmup_steps": 1_000,
+    "warmup_factor": 1e-3,
+    "weight_decay": 1e-4,
+    "clip_norm": 0.1,
+    "clip_value": 0.0,
+    "frozen": (),
+    "repeat_threshold": 0.0,
+    "variant": "released",
+    "score_above": 0.3,
+    "has_background": True,
+    "nms_iou": 0.7,
+    "ignore_above": None,
+    "clip_length": 8,
+    "max_frames": 16,
+    "window": 2.0,
+    "train_px": 1280,
+    "scale": (0.1, 2.0),
+    "flip_share": 0.5,
+    "still_scale": (0.8, 1.2),
+    "clamp_boxes": False,
+}
+GTR_TAO = GTR_MOT | {
+    "sources": {"lvis_coco": None},
+    "steps": 45_000,
+    "warmup_steps": 4_000,
+    "warmup_factor": 2.5e-4,
+    "frozen": ("backbone.bottom_up",),
+    "score_above": 0.1,
+    "has_background": False,
+    "nms_iou": 0.9,
+    "ignore_above": 0.85,
+    "max_frames": 8,  # of stills alone
+    "train_px": 896,
+    "clamp_boxes": True,
+}
+GTR_SINGLE = {"stage": "detector", "batch": 32, "backbone_lr": 1.0, "clip_norm": 0.0, "clip_length": 1, "max_frames": 1}
+GTR_TABLE: dict[str, dict[str, Any]] = {
+    "gtr-mot:full": GTR_MOT,
+    "gtr-mot-full:full": GTR_MOT | {"sources": {"mot17:train": 21, "crowdhuman:train": 15_000}, "steps": 16_000},
+    "gtr-tao:full": GTR_TAO,
+    "gtr-mot:detector": GTR_MOT
+    | GTR_SINGLE
+    | {"sources": {"crowdhuman:train": 15_000}, "steps": 45_000, "lr": 1e-4, "clip_value": 1.0, "train_px": 896},
+    "gtr-tao:detector": GTR_TAO
+    | GTR_SINGLE
+    | {
+        "steps": 180_000,
+        "optimizer": "sgd",
+        "lr": 0.04,
+        "frozen": ("backbone.bottom_up.stem", "backbone.bottom_up.res2"),
+        "repeat_threshold": 0.001,
+    },
+}
+GTR_TABLE["gtr-mot-full:detector"] = GTR_TABLE["gtr-mot:detector"]
 NO_SETTING = {"run", "data", "val", "init", "backbone", "options", "model", "pairs"}
 
 
@@ -162,6 +235,22 @@ def test_the_official_settings_of_spmtrack(name: str) -> None:
     assert settings.run.precision == "16-mixed"
 
 
+@pytest.mark.parametrize("name", GTR_TABLE)
+def test_the_official_settings_of_gtr(name: str) -> None:
+    settings, table = PRESETS[name], GTR_TABLE[name]
+    found = {field.name: getattr(settings.losses, field.name) for field in fields(settings.losses)}
+    found |= {field.name: getattr(part, field.name) for part in (settings.pairs, settings) for field in fields(part)}
+    sources = [text.partition(":") for text in settings.sources]  # without a weight each, so one to one
+    found["sources"] = {
+        f"{name}{colon}{split}": DATASETS[name].counts[split] if name in DATASETS else None
+        for name, colon, split in sources
+    }
+    assert {key: found[key] for key in table} == table
+    ours = {"losses", "cutouts", "synthetic", "keep_steps", "max_objects"}
+    assert found.keys() - table.keys() <= NO_SETTING | ours
+    assert settings.model == name.partition(":")[0] and settings.run.precision == "32-true"
+
+
 @pytest.mark.parametrize(
     ("config", "rate"), [(SPMTRACK_B, 0.0), (SPMTRACK_L, 0.1), (SPMTRACK_G, 0.4), (SPMTRACK_TINY, 0.0)]
 )
@@ -173,7 +262,7 @@ def test_paths_are_dropped_alike_in_every_block(config: Any, rate: float) -> Non
 
 def test_every_official_file_has_its_recipe() -> None:
     named = {name for name, entry in ZOO.items() if entry.model and entry.official_file}
-    assert TABLE.keys() | {name.partition(":")[0] for name in SPMTRACK_TABLE} == named
+    assert TABLE.keys() | {name.partition(":")[0] for name in (*SPMTRACK_TABLE, *GTR_TABLE)} == named
 
 
 def test_the_papers_wording_of_got10k_can_be_asked_for() -> None:
@@ -197,7 +286,7 @@ def test_a_preset_names_sources_that_there_are(name: str) -> None:
     settings = PRESETS[name]
     for text in (*settings.sources, *getattr(settings, "val", ())):
         named = NAMED.fullmatch(text.partition("*")[0])
-        assert named and (named[1] in OTHERS or dataset_row(named[1])[0] == named[1])
+        assert named and (named[1] in (*OTHERS, *MADE) or dataset_row(named[1])[0] == named[1])
 
 
 @pytest.mark.parametrize("name", TRACKERS)
@@ -251,6 +340,29 @@ def test_a_recipe_is_short_and_says_what_it_costs(name: str) -> None:
 
 
 # Schedules
+
+
+@pytest.mark.parametrize("name", GTR_TABLE)
+def test_gtrs_rate_rises_to_where_the_cosine_is_then(name: str) -> None:
+    """As detectron2 has it since fvcore's schedulers: not to the whole rate."""
+    settings = PRESETS[name]
+    warm, steps = settings.warmup_steps, settings.steps
+
+    def cosine(step: int) -> float:
+        return settings.lr * (1 + math.cos(math.pi * step / steps)) / 2
+
+    found = [train_gtr.learning_rate(step, settings) for step in (0, warm // 2, warm - 1, warm, steps // 2, steps - 1)]
+    start, top = settings.warmup_factor * settings.lr, cosine(warm)
+    expected = [
+        start,
+        (start + top) / 2,
+        start + (top - start) * (warm - 1) / warm,
+        top,
+        settings.lr / 2,
+        cosine(steps - 1),
+    ]
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert top < settings.lr and found[2] < found[3] > found[4]
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -308,12 +420,20 @@ def test_spmtracks_rate_rises_for_two_epochs_and_giou_weighs_ten_times_in_two_of
 # Parameters
 
 BACKBONE = DINOv2Config(width=32, depth=2, heads=2, image_px=56)
+GTR_SMALL = {
+    "backbone": Res2NetConfig((1, 1, 1, 1), base_width=4, channels=8),
+    "channels": 32,
+    "width": 32,
+    "hidden": 32,
+}
 SMALL = {
     "ostrack": ("ostrack-tiny", {"width": 32, "heads": 2, "depth": 3, "ce_layers": (1,)}),
     "mvt": ("mvt", {"template_px": 64, "search_px": 128, "head_width": 32}),
     "nano": ("sightline-nano", {}),
     "spmtrack": ("spmtrack-tiny", {"backbone": BACKBONE, "template_px": 28, "search_px": 56, "rank": 4}),
     "backbone": ("spmtrack-tiny:backbone", {}),
+    "gtr": ("gtr-tiny", {}),
+    "gtr-tao": ("gtr-tao", GTR_SMALL),
 }
 GROUPS: dict[str, Callable[[nn.Module, Any], list[dict[str, Any]]]] = {
     "ostrack": train_ostrack.parameter_groups,
@@ -321,13 +441,23 @@ GROUPS: dict[str, Callable[[nn.Module, Any], list[dict[str, Any]]]] = {
     "nano": train_nano.parameter_groups,
     "spmtrack": train_spmtrack.parameter_groups,
     "backbone": pretrain_vit.parameter_groups,
+    "gtr": train_gtr.parameter_groups,
+    "gtr-tao": train_gtr.parameter_groups,
 }
-DEAD = {"ostrack": {"backbone.cls_token", "backbone.pos_embed"}, "backbone": {"backbone.mask_token"}}
+DEAD = {
+    "ostrack": r"^backbone\.(cls_token|pos_embed)$",
+    "backbone": r"^backbone\.mask_token$",
+    "gtr": r"^network\.backbone\.bottom_up\.level[34]\.project\.",  # computed for nothing, officially
+    "gtr-tao": r"^network\.backbone\.bottom_up\.",
+}
 
 
 def small(name: str) -> Any:
     """The network that a recipe trains, little."""
     row, options = SMALL[name]
+    if name.startswith("gtr"):
+        settings = replace(PRESETS[f"{row}:full"], init="none", options=options)
+        return Learner(train_gtr.first_network(settings), settings.losses)
     torch.manual_seed(0)
     return pretrain_vit.Keyed(BACKBONE) if name == "backbone" else empty_model(row, options)
 
@@ -342,7 +472,11 @@ def grouped(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, dict[st
 
 def learnt(model: Any, name: str) -> set[str]:
     """The names that a step gives a gradient to."""
-    if name == "backbone":
+    if name.startswith("gtr"):
+        clips = ClipExamples([SyntheticClips(num_frames=4)], ClipsConfig(2, 2, train_px=128, max_objects=20))
+        (lesson,) = lessons_of(next(batches(clips, batch=1)).tensors, 128, together=False, are_inside=False)
+        maps = [model(lesson, counts_of([lesson]))["total"]]
+    elif name == "backbone":
         maps = [model(torch.rand(2, 3, BACKBONE.image_px, BACKBONE.image_px))]
     elif name == "spmtrack":
         crops = [torch.rand(2, 2, 3, px, px) for px in (model.config.template_px, model.config.search_px)]
@@ -362,7 +496,10 @@ def test_every_parameter_that_learns_is_in_one_group_and_no_other_is(name: str) 
     assert found.keys() == learnt(model, name)
     assert found.keys() == {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     dead = {key for key, _ in model.named_parameters()} - found.keys()
-    assert dead == ({key for key in dead if not is_trained(key)} if name == "spmtrack" else DEAD.get(name, set()))
+    assert dead == {
+        key for key in dead if re.search(DEAD.get(name, "$^"), key) or (name == "spmtrack" and not is_trained(key))
+    }
+    assert bool(dead) == (name in DEAD or name == "spmtrack")
 
 
 @pytest.mark.parametrize("name", SMALL)

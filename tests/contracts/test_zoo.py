@@ -12,31 +12,37 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from sightline.building import classes_of
 from sightline.cli.train import RECIPES
-from sightline.loading import empty_model, load, resolve
+from sightline.loading import MultiObjectName, empty_model, load, resolve
+from sightline.options import variant_of
 from sightline.runtime.session import Arrays, Session
 from sightline.runtime.sidecar import read_sidecar
 from sightline.runtime.store import BUNDLED
+from sightline.trackers.gtr import GTRConfig, size_in_network
+from sightline.trackers.onetrack_m import OneTrackMConfig
 from sightline.trackers.opencv import OPENCV
 from sightline.trackers.protocol import Tracker
 from sightline.trackers.spmtrack import SPMTrackConfig
 from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
-from sightline.trackers.zoo import TRACKERS, ZOO
+from sightline.trackers.zoo import MULTI_OBJECT, TRACKERS, ZOO, MultiObjectConfig
 from sightline.types import TargetState
 
 ROOT = Path(__file__).parents[2]
 WITH_NETWORK = [name for name, entry in ZOO.items() if entry.model]
 WITH_SIDECAR = [name for name, entry in ZOO.items() if entry.sidecar]
+BY_BOX = [name for name, entry in ZOO.items() if not entry.is_multi_object]
+FINDERS = [name for name, entry in ZOO.items() if entry.is_multi_object]
 NETWORKS = [  # each once; larger ones are run by the parity tests alone
     name
     for name in {(ZOO[name].model, ZOO[name].preset): name for name in reversed(WITH_NETWORK)}.values()
-    if ZOO[name].size_mb < 1000
+    if ZOO[name].size_mb < 1000 and name in BY_BOX
 ]
 SLOW_GMAC = 100
 # What can run, each in the run that has what it needs.
@@ -94,10 +100,25 @@ def test_figures_are_in_their_units(name: str) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_tracker_config(name: str) -> None:
-    config = ZOO[name].tracker
-    assert config.search_px % config.stride == config.template_px % config.stride == 0
+    config: Any = ZOO[name].tracker
     assert type(config).from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert type(config) in TRACKERS
+    assert (type(config) in TRACKERS) != (type(config) in MULTI_OBJECT)
+    if name in BY_BOX:
+        assert config.search_px % config.stride == config.template_px % config.stride == 0
+
+
+@pytest.mark.parametrize("name", FINDERS)
+def test_what_finds_by_itself_names_what_it_finds(name: str) -> None:
+    entry = ZOO[name]
+    names = classes_of(entry)
+    assert len(set(names)) == len(names) >= 1 and all(names)
+    assert name in get_args(MultiObjectName)
+    for variant, changed in entry.variants.items():
+        assert variant_of(entry, variant) == changed(entry.tracker) != entry.tracker == variant_of(entry, "official")
+
+
+def test_types_know_every_name_that_finds_by_itself() -> None:
+    assert sorted(get_args(MultiObjectName)) == sorted(FINDERS)
 
 
 @pytest.mark.parametrize("name", WITH_SIDECAR)
@@ -124,8 +145,12 @@ def test_what_a_row_names_is_there(name: str) -> None:
 @pytest.mark.parametrize("name", WITH_NETWORK)
 def test_network_and_row_agree_on_sizes_and_options(name: str) -> None:
     entry = ZOO[name]
-    preset = resolve(entry.preset)
-    assert (preset.template_px, preset.search_px) == (entry.tracker.template_px, entry.tracker.search_px)
+    preset, tracker = resolve(entry.preset), entry.tracker
+    if not isinstance(tracker, MultiObjectConfig):
+        assert (preset.template_px, preset.search_px) == (tracker.template_px, tracker.search_px)
+    elif isinstance(tracker, OneTrackMConfig):
+        same = ("image_px", "grid", "clip_length")
+        assert [getattr(preset, size) for size in same] == [getattr(tracker, size) for size in same]
     kinds = get_type_hints(type(preset))
     for name, option in entry.options.items():
         assert (option.kind, option.default) == (kinds[name], getattr(preset, name))
@@ -137,29 +162,41 @@ def test_network_and_row_agree_on_sizes_and_options(name: str) -> None:
 def test_parameters_and_cost_are_those_of_the_network(name: str) -> None:
     import torch
 
-    from sightline.export.examples import example, track_inputs
-    from sightline.models.counting import count_gmac
-
     entry = ZOO[name]
     with torch.device("meta"):
         model: Any = empty_model(name).eval()
-        inputs = {
-            key: torch.from_numpy(value).to("meta")
-            for key, value in example(np.random.default_rng(0), 1, entry.tracker, masked=False).items()
-        }
+        gmac, gmac_template = cost(model, entry.tracker)
     parts: Counter[str] = Counter()
     for key, parameter in model.named_parameters():
         parts[key.partition(".")[0]] += parameter.numel()
     assert parts == dict(entry.parameters)
+    assert gmac_template == pytest.approx(entry.gmac_template, abs=6e-4)
+    assert gmac == pytest.approx(entry.gmac, abs=6e-4)
+
+
+def cost(model: Any, tracker: Any) -> tuple[float, float]:
+    """GMAC on every frame and of a template, of a network on the "meta" device, which is that of new tensors."""
+    import torch
+
+    from sightline.export.examples import example, track_inputs
+    from sightline.models.counting import count_gmac
+
+    if isinstance(tracker, GTRConfig):
+        height, width = (-(-side // tracker.pad_to) * tracker.pad_to for side in size_in_network(1080, 1920, tracker))
+        return count_gmac(lambda: model.detect(torch.empty(1, 3, height, width))), 0.0
+    if isinstance(tracker, OneTrackMConfig):
+        frame = torch.empty(1, 3, tracker.image_px, tracker.image_px)
+        tokens = model.tokens(frame)["tokens"][:, None].expand(-1, tracker.clip_length, -1, -1)
+        return count_gmac(lambda: model.tokens(frame)) + count_gmac(lambda: model.track(tokens)), 0.0
+    arrays = example(np.random.default_rng(0), 1, tracker, masked=False)
+    inputs = {key: torch.from_numpy(value).to("meta") for key, value in arrays.items()}
     search = inputs.pop("search")
     features = model.encode(**inputs)
-    num_templates = len(inputs["template"])
     of_templates = count_gmac(lambda: model.encode(**inputs))
-    on_every_frame = count_gmac(lambda: model.track(**track_inputs(search, features, entry.tracker)))
-    if isinstance(entry.tracker, SPMTrackConfig):
+    on_every_frame = count_gmac(lambda: model.track(**track_inputs(search, features, tracker)))
+    if isinstance(tracker, SPMTrackConfig):
         on_every_frame += of_templates
-    assert of_templates / num_templates == pytest.approx(entry.gmac_template, abs=6e-4)
-    assert on_every_frame == pytest.approx(entry.gmac, abs=6e-4)
+    return on_every_frame, of_templates / len(inputs["template"])
 
 
 @pytest.mark.shared
@@ -252,7 +289,7 @@ def test_shapes_batches_saved_states_and_determinism(
     name: str, frames: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     tracker, session = watched_tracker(name, request)
-    config = ZOO[name].tracker
+    config: Any = ZOO[name].tracker
     states = [tracker.init(frames[0], xywh=box) for box in BOXES]
     assert [state.xywh for state in states] == BOXES
 

@@ -491,6 +491,12 @@ def test_a_backbone_that_nothing_is_to_go_with_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["merged.safetensors"]
 
 
+def test_fine_tuning_begins_with_a_tracker(own: Path, vit: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run("spmtrack-tiny", "--data", own, "--init", vit, "--out", tmp_path / "run") == 2
+    assert "init: got 'vit.safetensors', a backbone alone; expected a tracker" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_help(capsys: Capture) -> None:
     for arguments in ((), ("--help",), ("-h",)):
         assert run(*arguments) == 0

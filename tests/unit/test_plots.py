@@ -12,8 +12,8 @@ import pytest
 
 from sightline.errors import MissingExtra, VideoError
 from sightline.imaging.draw import colour_of
-from sightline.plots import ScoreHistory, _draw_panel, plot_scores
-from sightline.types import TrackResult
+from sightline.plots import ScoreHistory, TrackHistory, _draw_panel, plot_scores, plot_tracks
+from sightline.types import Frame, TrackResult
 
 NAN = math.nan
 
@@ -24,6 +24,7 @@ def history(scores: list[list[float]], has_times: bool = True, start: int = 0) -
     for step, frame in enumerate(scores):
         error = "damaged." if math.isnan(frame[0]) else None
         collected.add(
+            Frame(start + step, step / 5 if has_times else None, None, error),
             [
                 TrackResult(
                     start + step,
@@ -35,7 +36,7 @@ def history(scores: list[list[float]], has_times: bool = True, start: int = 0) -
                     error,
                 )
                 for target_id, score in enumerate(frame, start=1)
-            ]
+            ],
         )
     return collected
 
@@ -162,3 +163,30 @@ def test_no_state_of_pyplot_is_made(tmp_path: Path):
     command = [sys.executable, "-c", code, str(tmp_path / "plot.png")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
     assert (done.stdout, done.stderr) == ("True False\n", "")
+
+
+def seen(spans: dict[int, list[int]], num_frames: int = 10) -> TrackHistory:
+    """Tracks that were there on these frames, a fifth of a second apart."""
+    kept = TrackHistory()
+    for k in range(num_frames):
+        there = [one for one, frames in spans.items() if k in frames]
+        boxes = [TrackResult(k, k / 5, one, (0, 0, 1, 1), 0.5, "tracked", label="person") for one in there]
+        kept.add(Frame(k, k / 5, None), boxes)
+    return kept
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_tracks_are_lines_where_they_were(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"tracks{suffix}"
+    plot_tracks(path, seen({4: [0, 1, 2, 6, 7], 9: [3]}), "a run")
+    assert path.stat().st_size > 1000
+    if suffix == ".svg":
+        drawn = path.read_text()
+        assert "#4" in drawn and "#9" in drawn and "2 tracks" in drawn and "time (s)" in drawn
+
+
+def test_a_run_without_a_track_is_an_empty_picture(tmp_path: Path) -> None:
+    plot_tracks(tmp_path / "none.png", TrackHistory(), "a run")
+    assert (tmp_path / "none.png").stat().st_size > 1000
+    with pytest.raises(VideoError, match="got suffix '.bmp'"):
+        plot_tracks(tmp_path / "none.bmp", seen({1: [0]}), "a run")

@@ -14,7 +14,7 @@ import pytest
 
 from sightline.errors import MissingExtra, VideoError
 from sightline.results import ROW_GROUP, SUFFIXES, open_results
-from sightline.types import TrackResult
+from sightline.types import Frame, TrackResult
 
 NAN = math.nan
 SUMMARY = {"model": "a-model", "num_frames": 3, "stages_ms": {"network": {"median": 1.5}}}
@@ -29,6 +29,10 @@ def found(index: int, num_targets: int = 2, time_s: float | None = None) -> list
     return [first, second][:num_targets]
 
 
+def frame_of(results: list[TrackResult]) -> Frame:
+    return Frame(results[0].frame_index, results[0].time_s, None, results[0].error)
+
+
 def unreadable(index: int, num_targets: int = 2) -> list[TrackResult]:
     return [TrackResult(index, 0.04, i + 1, (NAN,) * 4, NAN, "uncertain", "damaged.") for i in range(num_targets)]
 
@@ -37,7 +41,7 @@ def write(path: Path, num_targets: int = 2, is_live: bool = False) -> Path:
     """Frames 7, 8 (unreadable) and 9, of which one knows its time."""
     with open_results(path, num_targets, is_live) as sink:
         for results in (found(7, num_targets, 0.0), unreadable(8, num_targets), found(9, num_targets)):
-            sink.write(results)
+            sink.write(frame_of(results), results)
         sink.close(SUMMARY)
     return path
 
@@ -97,7 +101,7 @@ def test_a_score_that_is_nan_is_no_number(tmp_path: Path):
     unsure = TrackResult(0, 0.0, 1, (1.0, 2.0, 3.0, 4.0), NAN, "tracked")
     for name in ("boxes.json", "boxes.jsonl", "boxes.csv"):
         with open_results(tmp_path / name, 1) as sink:
-            sink.write([unsure])
+            sink.write(frame_of([unsure]), [unsure])
             sink.close({})
     assert json.loads((tmp_path / "boxes.json").read_text())["frames"][0]["targets"][0]["score"] is None
     assert "NaN" not in (tmp_path / "boxes.jsonl").read_text()
@@ -146,7 +150,7 @@ def test_parquet_writes_row_groups_as_they_fill(tmp_path: Path):
     num_frames = ROW_GROUP + 10  # two targets: two full row groups and the rest
     with open_results(path, 2, is_live=True) as sink:
         for index in range(num_frames):
-            sink.write(found(index))
+            sink.write(frame_of(found(index)), found(index))
             assert len(sink.rows) < ROW_GROUP
         (partial,) = tmp_path.iterdir()  # not under its name before the end, live or not
         assert partial.name != path.name and partial.stat().st_size > 10_000
@@ -189,7 +193,7 @@ def assert_nothing_is_left(folder: Path, suffix: str) -> None:
     def break_off() -> None:
         with open_results(folder / f"boxes{suffix}", 2) as sink:
             for index in range(3000):
-                sink.write(found(index))
+                sink.write(frame_of(found(index)), found(index))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -205,7 +209,7 @@ def test_a_live_file_can_be_followed_line_by_line_and_stays(tmp_path: Path, suff
     def follow_until_interrupted() -> None:
         with open_results(path, 2, is_live=True) as sink:
             for index in range(3):
-                sink.write(found(index))
+                sink.write(frame_of(found(index)), found(index))
                 seen.append(path.read_text())
             raise KeyboardInterrupt
 
@@ -244,7 +248,7 @@ import resource, signal, sys
 from pathlib import Path
 from sightline.errors import VideoError
 from sightline.results import open_results
-from tests.unit.test_results import found
+from tests.unit.test_results import found, frame_of
 
 path, is_live, room_bytes = Path(sys.argv[1]), sys.argv[2] == "True", int(sys.argv[3])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -252,7 +256,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, room_bytes))
 try:
     with open_results(path, 2, is_live) as sink:
         for index in range(10_000):
-            sink.write(found(index))
+            sink.write(frame_of(found(index)), found(index))
         sink.close({})
 except VideoError as error:
     print(error)
@@ -286,3 +290,44 @@ def test_a_full_disk_leaves_nothing_or_of_a_live_run_whole_lines(tmp_path: Path,
 def test_a_full_disk_leaves_no_parquet(tmp_path: Path, room_bytes: int):
     assert "File too large" in fill_the_disk(tmp_path / "rows.parquet", is_live=False, room_bytes=room_bytes)
     assert list(tmp_path.iterdir()) == []
+
+
+def write_found(path: Path) -> Path:
+    """What a tracker found by itself: two objects, none, and one on a frame after one that cannot be read."""
+    walker = TrackResult(0, 0.0, 3, (1.0, 2.0, 30.0, 60.0), 0.5, "tracked", label="person")
+    lamp = TrackResult(0, 0.0, 4, (5.0, 5.0, 9.0, 9.0), 0.25, "tracked", label='"lamp", oil', confirmed=False)
+    with open_results(path, None) as sink:
+        sink.write(Frame(0, 0.0, None), [walker, lamp])
+        sink.write(Frame(1, 0.04, None), [])
+        sink.write(Frame(2, None, None, "damaged."), [])
+        sink.close(SUMMARY)
+    return path
+
+
+def test_what_a_tracker_found_has_its_label_and_may_be_nothing(tmp_path: Path):
+    assert write_found(tmp_path / "found.txt").read_text().splitlines() == [
+        "1,3,1.00,2.00,30.00,60.00,0.5000,-1,-1,-1",
+        "1,4,5.00,5.00,9.00,9.00,0.2500,-1,-1,-1",
+    ]
+    with write_found(tmp_path / "found.csv").open(newline="") as file:
+        header, first, second = csv.reader(file)
+    assert ",".join(header) == f"{HEADER},label,confirmed"
+    assert (first[-2:], second[-2:]) == (["person", "true"], ['"lamp", oil', "false"])
+    for suffix in (".json", ".jsonl"):
+        path = write_found(tmp_path / f"found{suffix}")
+        text = path.read_text()
+        frames = json.loads(text)["frames"] if suffix == ".json" else list(map(json.loads, text.splitlines()))[:-1]
+        assert [frame["frame_index"] for frame in frames] == [0, 1, 2]
+        assert [len(frame["targets"]) for frame in frames] == [2, 0, 0] and frames[2]["error"] == "damaged."
+        assert frames[0]["targets"][1] == {
+            "id": 4, "xywh": [5, 5, 9, 9], "score": 0.25, "label": '"lamp", oil', "confirmed": False
+        }  # fmt: skip
+
+
+@pytest.mark.extras
+def test_a_table_of_what_a_tracker_found_has_types(tmp_path: Path):
+    from pyarrow import parquet
+
+    table = parquet.read_table(write_found(tmp_path / "found.parquet"))
+    assert table.column("label").to_pylist() == ["person", '"lamp", oil']
+    assert table.column("confirmed").to_pylist() == [True, False]

@@ -13,7 +13,7 @@ import torch
 from sightline.building import added, bare_model, build_model, checked_weights, empty_model
 from sightline.checkpoints.files import read_weights, write_safetensors
 from sightline.checkpoints.official import recognise
-from sightline.checkpoints.spmtrack import delta_of, load_delta
+from sightline.checkpoints.spmtrack import delta_file, delta_of, load_delta
 from sightline.checkpoints.starts import start_model
 from sightline.cli import main
 from sightline.errors import CheckpointError, SightlineError
@@ -101,6 +101,21 @@ def test_what_is_saved_is_what_was_released_to_the_bit(files: Files, network: SP
     assert ours.keys() == released.keys() and {"expert_alpha", "use_rsexpert"} < ours.keys()
     assert all(np.array_equal(ours[key], value) and ours[key].shape == value.shape for key, value in released.items())
     assert (ours["expert_alpha"].dtype, ours["use_rsexpert"].dtype) == (np.int64, np.bool_)
+
+
+def test_our_deltas_know_their_backbone(files: Files, network: SPMTrack, tmp_path: Path) -> None:
+    tensors, header = delta_file(network)
+    ours, other = tmp_path / "last.safetensors", tmp_path / "other.safetensors"
+    write_safetensors(ours, tensors, header)
+    again, _ = build_model(TINY, ours, backbone=files.backbone)
+    assert bits(again) == bits(network)
+
+    backbone = read_weights(files.backbone).tensors
+    name = next(key for key in backbone if key.endswith("fc1.weight"))
+    write_safetensors(other, backbone | {name: backbone[name] * np.float32(1.0001)}, {})
+    with pytest.raises(CheckpointError, match=r"other.safetensors.*other weights than those.*last.safetensors"):
+        build_model(TINY, ours, backbone=other)
+    build_model(TINY, files.delta, backbone=other)  # a released delta does not say
 
 
 def test_a_saved_delta_shares_nothing_with_the_network() -> None:

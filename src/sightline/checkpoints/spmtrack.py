@@ -7,6 +7,7 @@ it makes one merged file, which has every tensor of the network under its offici
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from sightline.trackers.zoo import entry_of
 
 ALPHA, RANK_STABILISED = "expert_alpha", "use_rsexpert"
 SCALARS = (ALPHA, RANK_STABILISED)
+BACKBONE = "sightline.backbone_sha256"  # in the header of our deltas: of the frozen tensors they were trained beside
 UNUSED = ("cls_token", "mask_token")  # of DINOv2, which the tracker has no place for
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -32,6 +34,22 @@ def delta_of(model: SPMTrack) -> dict[str, NDArray[Any]]:
     """The tensors of a released file: copies of what is trained, official names, and the two scalars."""
     trained = {name: value.detach().float().cpu().numpy().copy() for name, value in trainable_parameters(model).items()}
     return trained | {ALPHA: np.array(model.config.rank), RANK_STABILISED: np.array(False)}
+
+
+def delta_file(model: SPMTrack) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """What a training keeps: a delta, and the header that tells its backbone from every other."""
+    frozen = {name: value.cpu().numpy() for name, value in model.state_dict().items() if not is_trained(name)}
+    return delta_of(model), {BACKBONE: frozen_sha256(frozen)}
+
+
+def frozen_sha256(tensors: Tensors) -> str:
+    """Of a network's frozen tensors in float32, but for the positions, which are resized and so not alike to the bit on
+    every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if not is_trained(name) and "pos_embed" not in name:
+            digest.update(name.encode() + np.ascontiguousarray(tensors[name], dtype=np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def backbone_beside(init: str, backbone: str) -> str:
@@ -61,8 +79,8 @@ def joined(weights: Weights, backbone: Path | None, network: SPMTrack, name: str
     network: of the model `name`; only names and shapes are looked at, so it may be on the "meta" device. backbone: a
     DINOv2 file with its official names, read after the delta was found to fit; its positions are resized.
 
-    Raises `CheckpointError` where a file is damaged, of another size or in the other's place, and where there is one
-    too few or too many.
+    Raises `CheckpointError` where a file is damaged, of another size or in the other's place, where there is one too
+    few or too many, and where our own delta was trained beside another backbone.
     """
     source = weights.path.name
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
@@ -89,7 +107,13 @@ def joined(weights: Weights, backbone: Path | None, network: SPMTrack, name: str
             f"weights {source!r}: got what was trained alone; expected the file of its backbone besides: {file}. "
             "Pass it with --backbone (backbone=), or join the two first with sightline convert."
         )
-    return trained | frozen_tensors(read_weights(backbone), network, name)
+    frozen = frozen_tensors(read_weights(backbone), network, name)
+    if weights.metadata.get(BACKBONE) not in (None, frozen_sha256(frozen)):
+        raise CheckpointError(
+            f"backbone {backbone.name!r}: got other weights than those that {source!r} was trained beside; expected "
+            "the same. Pass the file that the training began from."
+        )
+    return trained | frozen
 
 
 def checked_delta(tensors: Tensors, expected: Mapping[str, Shape], source: str, model: str) -> dict[str, NDArray[Any]]:

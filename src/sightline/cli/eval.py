@@ -14,7 +14,6 @@ import tyro
 from rich.text import Text
 
 from sightline.cli.models import console, grid
-from sightline.datasets.clips import Clip
 from sightline.datasets.table import Dataset, open_dataset
 from sightline.errors import DatasetError
 from sightline.evaluation.benchmark import check_whole, is_hidden, json_file, pack, sources_of
@@ -33,10 +32,11 @@ from sightline.evaluation.report import (
     signed_interval,
     speed,
 )
-from sightline.evaluation.run import Advance, describe, is_done, open_run, threads_each, track_dataset
+from sightline.evaluation.run import Advance, AnyClip, describe, is_done, open_run, threads_each, track_dataset
 from sightline.evaluation.two_files import score_two_files
 from sightline.files import atomic_path
 from sightline.loading import Backend, load, parse_options
+from sightline.trackers.zoo import ZOO
 
 MAX_WORKERS = 64
 MIN_NAME = 12  # characters that are left of a tracker's name, however narrow the terminal
@@ -85,7 +85,8 @@ def evaluate(
         Results that are there: DIR/SEQ.txt, for JSON benchmarks a file. Repeat --results to compare trackers.
 
     sightline eval --model NAME --dataset NAME:
-        Tracks every sequence, then scores. Stopped and given again, it goes on where it was.
+        Tracks every sequence, then scores: a model that starts on a box on data sets of one target, one that finds its
+        targets on mot and the MOTChallenge sets. Stopped and given again, it goes on where it was.
 
     Args:
         files: The ground truth and a result.
@@ -158,11 +159,14 @@ def evaluate(
         raise DatasetError(f"workers: got {workers}; expected 1 to {MAX_WORKERS}. Pass no more than there are cores.")
     runs = [Run(name, parse_options(name, settings), weights, backbone, backend, device) for name in model]
     opened = open_dataset(dataset, split, data)
-    if runs and opened.row.kind != "sot":
-        raise DatasetError(
-            f"model: got {model[0]} for {opened.row.title}; expected a data set of one given target, which is what "
-            "models follow. Score the results of another tracker: --results."
-        )
+    for run in runs:
+        finds = run.model in ZOO and ZOO[run.model].is_multi_object
+        if opened.row.kind != ("mot" if finds else "sot") or opened.annotated is not None:
+            expected = "sequences of many targets, which it finds" if finds else "a data set of one given target"
+            raise DatasetError(
+                f"model: got {run.model} for {opened.row.title}; expected {expected}, as it follows. Choose another "
+                "of the two, or score the results of another tracker: --results."
+            )
     if is_hidden(opened) and (report or not (runs or submission)):
         raise DatasetError(
             f"{opened.name} {opened.split}: got results to score; expected --submission alone, since only its server "
@@ -234,7 +238,7 @@ def folder_of(model: str, dataset: str, out: Path | None, num_models: int) -> Pa
 
 
 def track(
-    run: Run, opened: Dataset[Any], clips: Sequence[Clip], folder: Path, resume: bool, workers: int, threads: int
+    run: Run, opened: Dataset[Any], clips: Sequence[AnyClip], folder: Path, resume: bool, workers: int, threads: int
 ) -> None:
     """Track what is not tracked yet, with a bar."""
     model, options, weights, backbone, backend, device = run

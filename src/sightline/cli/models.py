@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sightline.adding import add_weights
-from sightline.building import add_command, added
+from sightline.building import add_command, added, classes_of
 from sightline.errors import CheckpointError, MissingExtra, SightlineError
-from sightline.options import meanings, written
+from sightline.options import OFFICIAL, VARIANT, meanings, written
 from sightline.runtime.store import BUNDLED, bundled_folder, find, model_shelf, sha256_of
 from sightline.trackers.opencv import OPENCV, OpenCVRow, home_of
-from sightline.trackers.zoo import ZOO, Entry, entry_of
+from sightline.trackers.zoo import ZOO, Entry, MultiObjectConfig, entry_of
 
 WIDTH = 100  # of what is not printed to a terminal
 # heading -> figure in the zoo
@@ -188,10 +188,18 @@ def show(name: str) -> None:
     facts["parameters"] = f"{entry.num_parameters:,}, {entry.size_mb:.3g} MB in float32: {parts}"
     template = f", {entry.gmac_template:g} for a template" if entry.gmac_template else ""
     facts["GMAC"] = f"{entry.gmac:g} on every frame{template}"
-    facts["presence"] = f"tracked from a score of {entry.tracker.tracked_from:g} on, else uncertain"
+    if isinstance(entry.tracker, MultiObjectConfig):
+        names = classes_of(entry)
+        facts["finds"] = ", ".join(names) if len(names) < 10 else f"{len(names)} classes, as {', '.join(names[:5])}"
+    else:
+        facts["presence"] = f"tracked from a score of {entry.tracker.tracked_from:g} on, else uncertain"
     columns(out, facts.items())
     meaning = meanings(type(entry.tracker))
-    show_settings(out, "Settings of the tracker", vars(entry.tracker), meaning)
+    settings = dict(vars(entry.tracker))
+    if entry.variants:
+        others = ", ".join(entry.variants)
+        settings[VARIANT], meaning[VARIANT] = OFFICIAL, f"or {others}: other values of the settings above"
+    show_settings(out, "Settings of the tracker", settings, meaning)
     if entry.options:
         defaults = {option: about.default for option, about in entry.options.items()}
         notes = {option: about.meaning for option, about in entry.options.items()}

@@ -12,8 +12,7 @@ from sightline.files import atomic_path
 from sightline.imaging.draw import draw_targets
 from sightline.imaging.sheet import SUFFIXES as PICTURES
 from sightline.imaging.sheet import ContactSheet, write_image
-from sightline.plots import SUFFIXES as PLOTS
-from sightline.plots import ScoreHistory, need_matplotlib, plot_scores
+from sightline.plots import ScoreHistory, TrackHistory, check_plot, plot_scores, plot_tracks
 from sightline.results import ResultsSink, open_results
 from sightline.runtime.stages import StageClock
 from sightline.types import Frame, TrackResult
@@ -31,16 +30,19 @@ class Outputs:
         plot: Path | None,
         sheet: Path | None,
         clock: StageClock,
+        num_targets: int | None,
     ) -> None:
         self.video, self.rows, self.plot, self.sheet, self.clock = video, rows, plot, sheet, clock
-        self.history = ScoreHistory() if plot else None
+        self.history: ScoreHistory | TrackHistory | None = None
+        if plot:
+            self.history = TrackHistory() if num_targets is None else ScoreHistory()
         self.pages = ContactSheet() if sheet else None
 
     def write(self, frame: Frame, found: Sequence[TrackResult]) -> None:
         if self.rows:
-            self.rows.write(found)
+            self.rows.write(frame, found)
         if self.history:
-            self.history.add(found)
+            self.history.add(frame, found)
         if frame.rgb is None:
             return
         if self.pages:
@@ -53,8 +55,11 @@ class Outputs:
 
     def finish(self, summary: Mapping[str, Any], threshold: float | None) -> None:
         """What can only be written at the end."""
-        if self.history is not None and self.plot:
-            plot_scores(self.plot, self.history, threshold, f"{Path(summary['source']).name}, {summary['model']}")
+        title = f"{Path(summary['source']).name}, {summary['model']}"
+        if self.plot and isinstance(self.history, ScoreHistory):
+            plot_scores(self.plot, self.history, threshold, title)
+        elif self.plot and isinstance(self.history, TrackHistory):
+            plot_tracks(self.plot, self.history, title)
         if self.pages is not None and self.sheet:
             write_image(self.sheet, self.pages.draw())
         if self.rows:
@@ -64,7 +69,7 @@ class Outputs:
 @contextmanager
 def open_outputs(
     source: Source,
-    num_targets: int,
+    num_targets: int | None,
     clock: StageClock,
     *,
     video: Path | None,
@@ -72,12 +77,14 @@ def open_outputs(
     plot: Path | None,
     sheet: Path | None,
 ) -> Iterator[Outputs]:
-    """Every output by its path; what cannot be written is a `VideoError` now. Files appear when the block ends well."""
+    """Every output by its path; what cannot be written is a `VideoError` now. Files appear when the block ends well.
+
+    num_targets: None where the tracker finds them by itself.
+    """
     if plot:
-        check_suffix(plot, PLOTS, "plot")
-        need_matplotlib()
-    if sheet:
-        check_suffix(sheet, PICTURES, "picture")
+        check_plot(plot)
+    if sheet and sheet.suffix.lower() not in PICTURES:
+        raise VideoError(f"{sheet}: got suffix {sheet.suffix!r}; expected {', '.join(PICTURES)}. Rename the picture.")
     with ExitStack() as stack:
         # The video ends before the others take their names: if its end finds no room, no file is left.
         plot = stack.enter_context(atomic_path(plot, VideoError)) if plot else None
@@ -85,9 +92,4 @@ def open_outputs(
         rows = stack.enter_context(open_results(results, num_targets, source.is_live)) if results else None
         sink = VideoSink(video, source.fps, sound=source.sound, pixel_aspect=source.pixel_aspect) if video else None
         with sink or nullcontext():
-            yield Outputs(sink, rows, plot, sheet, clock)
-
-
-def check_suffix(path: Path, suffixes: Sequence[str], what: str) -> None:
-    if path.suffix.lower() not in suffixes:
-        raise VideoError(f"{path}: got suffix {path.suffix!r}; expected {', '.join(suffixes)}. Rename the {what}.")
+            yield Outputs(sink, rows, plot, sheet, clock, num_targets)

@@ -16,14 +16,17 @@ from typing import Annotated, Literal, Protocol
 import tyro
 
 from sightline.cli.outputs import open_outputs
+from sightline.datasets.lvis import chosen_classes
 from sightline.errors import GeometryError, VideoError
 from sightline.geometry.boxes import Box
 from sightline.loading import load, parse_options
 from sightline.results import box_row, mot_row
 from sightline.runtime.stages import StageClock
-from sightline.tracking import follow, pixels_of_first, suited
+from sightline.trackers.protocol import MultiObjectTracker
+from sightline.trackers.zoo import ZOO
+from sightline.tracking import Watch, follow, pixels_of_first, refused_boxes, suited
 from sightline.types import Frame, TrackResult
-from sightline.video.source import IMAGE_SUFFIXES, Source, natural_key, open_source
+from sightline.video.source import IMAGE_SUFFIXES, Source, decode_ahead, natural_key, open_source
 
 PATH = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
 
@@ -39,6 +42,7 @@ def track(
     settings: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=VALUE")
     ] = (),
+    classes: Annotated[str, tyro.conf.arg(metavar="NAME,...", help_behavior_hint="")] = "",
     backend: Literal["auto", "onnx", "torch"] = "auto",
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "cpu",
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
@@ -49,18 +53,20 @@ def track(
     start: Annotated[int, tyro.conf.arg(metavar="N")] = 0,
     max_frames: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None,
 ) -> int:
-    """Follow one or more targets; without any output the boxes go to standard output, one row per frame.
+    """Follow targets that you point at, or all that a model finds; without any output the boxes go to standard output.
 
     Args:
         source: A video file, a folder of images, images or a glob of them, the number of a camera (0), or the address
             of a stream (rtsp://, http:// ...). Ctrl-C ends a camera or stream well: its files are complete.
         box: The target on the first frame, X,Y,W,H in pixels: top-left corner and size. Repeat for more targets.
-            Without one, the first frame is left as a picture with rulers to read it off.
+            Without one, the first frame is left as a picture with rulers to read it off. Models that find their targets
+            by themselves (gtr-mot, onetrack-m-tiny ...) take none.
         pick: Draw the boxes in a window.
         model: A name from `sightline models`, or a .toml file that describes an ONNX model.
         weights: An official or converted weights file, or a folder made by `sightline export`.
         backbone: DINOv2's file, beside SPMTrack's weights where these have only what was trained.
         settings: One of the settings that `sightline models NAME` lists, for example window=0.6. Repeat for more.
+        classes: Keep only these classes of a model that finds its targets: person, or for gtr-tao any of LVIS.
         backend: onnx needs no torch; auto takes onnx where graphs are at hand.
         device: Of torch: cpu, cuda, cuda:1, mps.
         threads: Threads of the network; 0 leaves the choice to the back end.
@@ -79,6 +85,11 @@ def track(
     boxes = [parse_box(text) for text in box]
     if boxes and pick:
         raise GeometryError("target box: got --box and --pick; expected one of them. Leave one out.")
+    finds = model in ZOO and ZOO[model].is_multi_object
+    if finds and (boxes or pick):
+        raise refused_boxes(model)
+    if classes and not finds:
+        raise GeometryError(f"classes: got {classes!r} for {model}, which knows none; expected none. Leave them out.")
     chosen = parse_options(model, settings)
     refuse_overwriting(source, output, results, plot, contact_sheet)
     if max_frames is not None and max_frames < 1:
@@ -87,14 +98,15 @@ def track(
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(named(source), start=start))
         begun = None
-        if not boxes:
+        if not boxes and not finds:
             reading = iter(opened)
             first = next(reading, None)
             boxes = choose_boxes(first, opened, pick, source)
             # What is live goes on from the frame that was drawn on; a file is read again, ahead of the tracker.
             begun = chain([first], reading) if first and opened.is_live else None
+        num_targets = None if finds else len(boxes)
         outputs = stack.enter_context(
-            open_outputs(opened, len(boxes), clock, video=output, results=results, plot=plot, sheet=contact_sheet)
+            open_outputs(opened, num_targets, clock, video=output, results=results, plot=plot, sheet=contact_sheet)
         )
         # Last, since it may take a minute that a mistyped name should not cost.
         chosen = suited(model, chosen, opened)
@@ -102,28 +114,46 @@ def track(
             model, weights=weights, backbone=backbone, backend=backend, device=device, threads=threads, **chosen
         )
         written = [path for path in (output, results, plot, contact_sheet) if path]
-        frames = stack.enter_context(closing(follow(tracker, opened, boxes, clock, begun)))
+        watch = None
+        if isinstance(tracker, MultiObjectTracker):
+            wanted = chosen_classes(classes.split(","), tracker.class_names) if classes else None
+            watch = Watch(tracker, opened, clock, is_live=opened.is_live, classes=wanted)
+            followed = iter(watch)
+        else:
+            followed = follow(tracker, opened, boxes, clock, begun)
+        frames = stack.enter_context(closing(followed))
         advance = stack.enter_context(progress(opened, start, max_frames, not written))
         stack.enter_context(interrupted_well(opened))
         began = time.perf_counter()
         count = unreadable = uncertain = 0
+        seen: set[int] = set()
+
+        def write(frame: Frame, found: Sequence[TrackResult]) -> None:
+            outputs.write(frame, found)
+            seen.update(result.target_id for result in found if result.confirmed)
+            if not written:
+                print_rows(found, num_targets)
+
         for frame, found in islice(frames, max_frames):
             count += 1
             if frame.error:
                 unreadable += 1
                 print(f"warning: {frame.error}", file=sys.stderr)
             uncertain += not frame.error and any(result.presence != "tracked" for result in found)
-            outputs.write(frame, found)
-            if not written:
-                print_rows(found)
+            if watch is None or watch.is_live:
+                write(frame, found)
             advance()
         seconds = time.perf_counter() - began
+        if watch and not watch.is_live:
+            # What is true of the first frame is known after the last: the pictures are read a second time.
+            for frame, found in zip(reread(source, start, watch, output or contact_sheet), watch.final(), strict=False):
+                write(frame, found)
         summary = {
             "model": model,
             "source": opened.name,
             "num_frames": count,
             "num_unreadable": unreadable,
-            "num_uncertain": uncertain,
+            **({"num_uncertain": uncertain} if watch is None else {"num_tracks": len(seen)}),
             "num_dropped": opened.num_dropped,
             "num_reconnects": opened.num_reconnects,
             "frames_per_second": round(count / seconds, 2),
@@ -138,9 +168,19 @@ def track(
             "reconnects": opened.num_reconnects,
         }
         counts = [f"{count} frames", f"{count / seconds:.1f} frames/s"]
+        counts += [f"{len(seen)} tracks"] if finds else []
         counts += [f"{number} {what}" for what, number in told.items() if number]
         print(f"{', '.join(counts)}: {' and '.join(map(str, written))}")
     return 0
+
+
+def reread(source: Sequence[str], start: int, watch: Watch, with_pixels: Path | None) -> Iterator[Frame]:
+    """The frames of a run once more; without their pixels where nobody wants to see them."""
+    if not with_pixels:
+        yield from watch.heads
+        return
+    with open_source(named(source), start=start) as again, closing(decode_ahead(again)) as frames:
+        yield from frames
 
 
 def parse_box(text: str) -> Box:
@@ -244,9 +284,9 @@ def interrupted_well(source: Source) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def print_rows(results: Sequence[TrackResult]) -> None:
+def print_rows(results: Sequence[TrackResult], num_targets: int | None) -> None:
     """The rows of a `.txt` file on standard output, as they come."""
-    row = box_row if len(results) == 1 else mot_row
+    row = box_row if num_targets == 1 else mot_row
     for result in results:
         if text := row(result):
             print(text, flush=True)

@@ -23,6 +23,8 @@ RECIPES = {
     "train_mvt": ("mvt",),
     "train_spmtrack": tuple(f"spmtrack-{size}" for size in ("b", "l", "g", "tiny")),
     "pretrain_vit": ("spmtrack-tiny:backbone",),
+    "train_gtr": ("gtr-mot", "gtr-mot-full", "gtr-tao", "gtr-tiny"),
+    "train_onetrack_m": tuple(f"onetrack-m-{size}" for size in ("b16", "b32", "l16", "tiny")),
 }
 # What else than fine-tuning there is of each.
 KINDS = {
@@ -31,6 +33,8 @@ KINDS = {
     "train_mvt": ("full",),
     "train_spmtrack": ("full", "got10k"),
     "pretrain_vit": (),
+    "train_gtr": ("full", "detector"),
+    "train_onetrack_m": ("full", "joint"),
 }
 SHORT = {"nano": "sightline-nano", "ostrack": "ostrack-256-ce"}
 USAGE = """usage: sightline train NAME --data FOLDER --out RUN ...
@@ -39,6 +43,8 @@ USAGE = """usage: sightline train NAME --data FOLDER --out RUN ...
   sightline train NAME:full     the whole training, from a backbone's weights, as published
   sightline train spmtrack-b:got10k        the same on GOT-10k alone, as its rules ask for
   sightline train spmtrack-tiny:backbone   a backbone's weights for spmtrack-tiny
+  sightline train gtr-mot:detector         the detector by itself that gtr-mot:full starts from
+  sightline train onetrack-m-b16:joint     all losses from the start, the baseline of training by parts
   sightline train NAME --help   what a recipe takes, and its settings
 
 NAME is one of"""

@@ -76,7 +76,7 @@ def open_sources(texts: Sequence[str], root: str | Path | None = None) -> list[S
 
 
 def _open(text: str, root: str | Path | None) -> list[Source]:
-    place, weight = _split_weight(text)
+    place, weight = split_weight(text)
     named = NAMED.fullmatch(place)
     name, split, folder = named.groups(default="") if named else ("", "", "")
     if known := {bare(name): name for name in (*DATASETS, *OTHERS)}.get(bare(name)):
@@ -90,7 +90,8 @@ def _open(text: str, root: str | Path | None) -> list[Source]:
     return [replace(source, weight=source.weight * weight) for source in sources]
 
 
-def _split_weight(text: str) -> tuple[str, float]:
+def split_weight(text: str) -> tuple[str, float]:
+    """A source's text without its weight, and that."""
     place, star, tail = text.rpartition("*")
     try:
         weight = float(tail) if star else 1.0

@@ -1,8 +1,8 @@
 """A tracker over a data set: a text file of boxes and one of times for each sequence. A run that was stopped goes on.
 
 A folder holds one run. `run.json` says whose: which model, weights, settings and data set. `SEQ.txt`, an x,y,w,h row
-per frame, appears whole when its sequence is done, after `SEQ_time.txt`, seconds per frame; so whatever ends a run, no
-more is lost than the sequences under way.
+per frame, or MOTChallenge rows of all targets, appears whole when its sequence is done, after `SEQ_time.txt`, seconds
+per frame; so whatever ends a run, no more is lost than the sequences under way.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ from numpy.typing import NDArray
 from sightline import __version__
 from sightline.building import check_backbone, located
 from sightline.datasets.clips import Clip
+from sightline.datasets.multi import MotSequence
 from sightline.datasets.sot_text import read_rows
 from sightline.errors import CheckpointError, DatasetError, SightlineError
 from sightline.files import atomic_path
-from sightline.results import number
+from sightline.results import mot_row, number
 from sightline.runtime.sidecar import read_sidecar
 from sightline.runtime.store import BUNDLED, sha256_of
 from sightline.trackers.opencv import OPENCV, files_of
-from sightline.trackers.protocol import Tracker
+from sightline.trackers.protocol import MultiObjectTracker, Tracker
 from sightline.trackers.zoo import entry_of
+from sightline.tracking import Watch
 from sightline.video.source import decode_ahead, open_source
 
 log = logging.getLogger("sightline")
 Floats = NDArray[np.float64]
 Advance = Callable[[int], None]
+AnyTracker = Tracker | MultiObjectTracker
+AnyClip = Clip | MotSequence
 
 RUN = "run.json"
 PLACE = "data"  # the entry of `run.json` that may change: data may move
@@ -64,7 +68,7 @@ def describe(
     dataset: str = "",
     split: str = "",
     data: Path | None = None,
-    clips: Sequence[Clip] = (),
+    clips: Sequence[AnyClip] = (),
 ) -> dict[str, Any]:
     """What results depend on, but for the libraries beneath, as JSON has it. The first arguments are those of `load`.
 
@@ -88,7 +92,7 @@ def describe(
     }
 
 
-def _frames_digest(clip: Clip) -> str:
+def _frames_digest(clip: AnyClip) -> str:
     """Of the names and sizes of the frame files; "" where they are not there."""
     try:
         told = "".join(f"{path.name} {path.stat().st_size}\n" for path in clip.frames)
@@ -209,11 +213,13 @@ def time_path(folder: Path, name: str) -> Path:
     return folder / f"{name}_time.txt"
 
 
-def is_done(folder: Path, clip: Clip) -> bool:
+def is_done(folder: Path, clip: AnyClip) -> bool:
     """Whether a folder holds the result of a sequence; `DatasetError` for one of another sequence of that name."""
     path = result_path(folder, clip.name)
     if not path.exists():
         return False
+    if isinstance(clip, MotSequence):  # nothing of it is given; its frames are told by `open_run`
+        return True
     rows = read_rows(path)
     if len(rows) != len(clip) or not np.allclose(rows[:1], clip.xywh[:1], rtol=0, atol=SAME_PX):
         got, expected = (
@@ -280,11 +286,28 @@ def track_clip(tracker: Tracker, clip: Clip, advance: Advance) -> tuple[Floats, 
     return np.array(boxes, dtype=np.float64), np.array(seconds)
 
 
-def write_result(folder: Path, name: str, xywh: Floats, seconds: Floats) -> None:
+def track_sequence(tracker: MultiObjectTracker, sequence: MotSequence, advance: Advance) -> tuple[list[str], Floats]:
+    """MOTChallenge rows of one sequence, final ones, and seconds (N,), those of `update` alone.
+
+    Boxes stand in them as the tracker gives them: one that learnt from MOTChallenge counts pixels from 1 as that does.
+    Raises `DatasetError` for a frame that cannot be read.
+    """
+    seconds = []
+    with open_source(list(sequence.frames)) as source:
+        watch = Watch(tracker, source, is_live=False)
+        for frame, _ in watch:
+            if frame.rgb is None:
+                raise DatasetError(f"{sequence.name}: {frame.error}")
+            seconds.append(watch.seconds)
+            advance(1)
+    return [mot_row(result) for results in watch.final() for result in results], np.array(seconds)
+
+
+def write_result(folder: Path, name: str, rows: Sequence[str], seconds: Floats) -> None:
     """The two files of a sequence, the boxes last, for where they are the sequence is done."""
-    times = "".join(f"{value:.6f}\n" for value in seconds.tolist())
-    rows = "".join(",".join(map(number, row)) + "\n" for row in xywh.tolist())
-    for path, text in ((time_path(folder, name), times), (result_path(folder, name), rows)):
+    times = [f"{value:.6f}" for value in seconds.tolist()]
+    for path, lines in ((time_path(folder, name), times), (result_path(folder, name), rows)):
+        text = "".join(f"{line}\n" for line in lines)
         with atomic_path(path, DatasetError) as partial:
             partial.write_text(text, encoding="utf-8")
 
@@ -293,8 +316,8 @@ def write_result(folder: Path, name: str, xywh: Floats, seconds: Floats) -> None
 
 
 def track_dataset(
-    make_tracker: Callable[[], Tracker],
-    clips: Sequence[Clip],
+    make_tracker: Callable[[], AnyTracker],
+    clips: Sequence[AnyClip],
     folder: Path,
     *,
     workers: int = 1,
@@ -326,12 +349,18 @@ def track_dataset(
         raise DatasetError(f"{failures[0]}{more if len(failures) > 1 else ''}") from failures[0]
 
 
-def _track_one(tracker: Tracker, clip: Clip, folder: Path, advance: Advance) -> SightlineError | None:
+def _track_one(tracker: AnyTracker, clip: AnyClip, folder: Path, advance: Advance) -> SightlineError | None:
     try:
-        xywh, seconds = track_clip(tracker, clip, advance)
+        if isinstance(clip, MotSequence):
+            assert isinstance(tracker, MultiObjectTracker)
+            rows, seconds = track_sequence(tracker, clip, advance)
+        else:
+            assert not isinstance(tracker, MultiObjectTracker)
+            xywh, seconds = track_clip(tracker, clip, advance)
+            rows = [",".join(map(number, row)) for row in xywh.tolist()]
     except SightlineError as error:
         return error
-    write_result(folder, clip.name, xywh, seconds)
+    write_result(folder, clip.name, rows, seconds)
     return None
 
 
@@ -341,7 +370,7 @@ class _Failed(NamedTuple):
 
 
 def _in_processes(
-    make_tracker: Callable[[], Tracker], todo: Sequence[Clip], folder: Path, workers: int, advance: Advance
+    make_tracker: Callable[[], AnyTracker], todo: Sequence[AnyClip], folder: Path, workers: int, advance: Advance
 ) -> Iterator[SightlineError]:
     """The failures of sequences that processes of their own track.
 
@@ -392,7 +421,7 @@ def _in_processes(
             process.join(GRACE_S)
 
 
-def _work(connection: Connection, make_tracker: Callable[[], Tracker], folder: Path) -> None:
+def _work(connection: Connection, make_tracker: Callable[[], AnyTracker], folder: Path) -> None:
     """A process: tracks what comes until nobody is at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which goes to a whole terminal; our parent ends us
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no half-written file stays
@@ -406,7 +435,7 @@ def _work(connection: Connection, make_tracker: Callable[[], Tracker], folder: P
             last, waiting = time.monotonic(), 0
 
     with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        tracker: Tracker | None = None
+        tracker: AnyTracker | None = None
         while True:
             clip = connection.recv()
             try:

@@ -11,10 +11,10 @@ from sightline.geometry.masks import template_token_mask
 from sightline.imaging.sample import normalise
 from sightline.runtime.session import Arrays
 from sightline.trackers.spmtrack import SPMTrackConfig
-from sightline.trackers.zoo import TrackerConfig
+from sightline.trackers.zoo import BoxTrackerConfig
 
 
-def example(rng: np.random.Generator, num_targets: int, tracker: TrackerConfig, *, masked: bool) -> Arrays:
+def example(rng: np.random.Generator, num_targets: int, tracker: BoxTrackerConfig, *, masked: bool) -> Arrays:
     """Images of random patches for both graphs, normalised as the tracker does, and boxes as masks of the templates.
 
     `search` and one template of each target, or for SPMTrack `num_templates` of each; `masked`: whether `encode` of a
@@ -36,7 +36,7 @@ def example(rng: np.random.Generator, num_targets: int, tracker: TrackerConfig, 
     return inputs
 
 
-def track_inputs(search: Any, features: dict[str, Any], tracker: TrackerConfig) -> Any:
+def track_inputs(search: Any, features: dict[str, Any], tracker: BoxTrackerConfig) -> Any:
     """The inputs of `track`, arrays or tensors: search regions (K, ...) and what `encode` gave for their templates.
 
     SPMTrack's tokens are parted by target, (K, M, T, D), and a token of each target stands in for its track query:

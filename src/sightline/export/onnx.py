@@ -25,7 +25,7 @@ from sightline.models.blocks import Maps
 from sightline.models.spmtrack import SideMaps
 from sightline.runtime.onnx import FILES, FORMAT, METADATA_KEY, NEXT
 from sightline.trackers.spmtrack import SPMTrackConfig
-from sightline.trackers.zoo import TrackerConfig
+from sightline.trackers.zoo import BoxTrackerConfig
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -39,7 +39,7 @@ def export_onnx(
     folder: Path,
     *,
     name: str,
-    tracker: TrackerConfig,
+    tracker: BoxTrackerConfig,
     options: Mapping[str, object],
     weights_sha256: str,
     notice: str = "",

@@ -18,7 +18,7 @@ from sightline.runtime.session import Arrays, Session
 from sightline.runtime.stages import StageClock
 from sightline.trackers.spmtrack import SPMTrackConfig
 from sightline.trackers.template_search import TemplateSearchConfig
-from sightline.trackers.zoo import TrackerConfig
+from sightline.trackers.zoo import BoxTrackerConfig
 
 WARM_UPS = 2  # passes before those that count
 MAPS = (*Maps._fields, "box_map")  # numbers of one size in every model; a feature's or a query's are its own
@@ -60,7 +60,7 @@ def verify(model: nn.Module, folder: Path, *, tolerance: float = 1e-4, repeats: 
     """
     reference, runtime = TorchSession(model), OnnxSession(folder)
     kind = SPMTrackConfig if "foreground" in runtime.inputs("encode") else TemplateSearchConfig
-    tracker: TrackerConfig = kind.from_json(runtime.metadata["tracker"])
+    tracker: BoxTrackerConfig = kind.from_json(runtime.metadata["tracker"])
     rng = np.random.default_rng(0)
     differences: dict[str, float] = {}
     for num_targets in (3, 1):
@@ -81,7 +81,7 @@ def verify(model: nn.Module, folder: Path, *, tolerance: float = 1e-4, repeats: 
     return Report(runtime.metadata["model"], tolerance, differences, median_ms(torch_clock), median_ms(runtime_clock))
 
 
-def run(session: Session, inputs: Arrays, tracker: TrackerConfig, clock: StageClock | None = None) -> Arrays:
+def run(session: Session, inputs: Arrays, tracker: BoxTrackerConfig, clock: StageClock | None = None) -> Arrays:
     """Both graphs, one after the other: features and maps by name."""
     clock = clock or StageClock()
     template = {name: array for name, array in inputs.items() if name != "search"}

@@ -38,7 +38,7 @@ def colour_of(target_id: int) -> tuple[int, int, int]:
 
 
 def draw_targets(rgb: Image, targets: Iterable[TrackResult]) -> Image:
-    """A copy of the frame, (H, W, 3) uint8 RGB, with each target's box and a label of its id and score.
+    """A copy of the frame, (H, W, 3) uint8 RGB, with each target's box and a label of its id, class and score.
 
     Boxes are in pixels of this frame and clipped to it; a box that is nan or wholly outside is left out, a score that
     is nan is not written. A target that is not `tracked` has a dashed box and a question mark behind its id. Labels
@@ -104,6 +104,8 @@ def _clip(xyxy: tuple[float, float, float, float], width: int, height: int) -> C
 def _draw_label(picture: Image, target: TrackResult, box: Corners, text_scale: float, taken: list[Corners]) -> Corners:
     """Draw the label where it is inside the picture and hides no other, above the box if it can. Returns its place."""
     text = f"#{target.target_id}" + ("" if target.presence == "tracked" else " ?")
+    if target.label:
+        text += f" {target.label.replace('_', ' ')}"
     if picture.shape[1] >= 160 and not math.isnan(target.score):  # a narrower picture would be all labels
         text += f"  {target.score:.2f}"
     weight = max(1, round(1.5 * text_scale))

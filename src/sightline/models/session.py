@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from inspect import signature
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,25 +25,30 @@ class TemplateSearchModel(Protocol):
 
 
 class TorchSession:
-    """Runs `encode` and `track` of a torch model in eval mode on one device, float32 in and out."""
+    """Runs the graphs of a torch model in eval mode on one device, float32 in and out.
+
+    They are the methods that `graphs` of the model names, `encode` and `track` where it has none; each takes tensors
+    and gives them by name, in a dict or a NamedTuple.
+    """
 
     def __init__(self, model: torch.nn.Module, device: str = "cpu") -> None:
         self.model = model.eval().to(device)
         self.device = torch.device(device)
+        self.graphs: tuple[str, ...] = tuple(getattr(model, "graphs", ("encode", "track")))
         self._masked = bool(getattr(model, "takes_template_mask", False))
 
     def inputs(self, graph: str) -> tuple[str, ...]:
-        """`encode`: the template and what else the model needs of it, a mask where its elimination asks for one."""
-        check_graph(graph)
-        if graph == "track":
-            return ("search",)
-        encode: Any = self.model.encode
-        needed = (name for name, value in signature(encode).parameters.items() if value.default is value.empty)
-        return (*needed, "template_mask") if self._masked else tuple(needed)
+        """What a graph needs; of `encode` a mask too where the elimination of a model asks for one."""
+        self._check(graph)
+        if graph == "track" and "encode" in self.graphs:
+            return ("search",)  # and whatever `encode` gave
+        parameters = signature(getattr(self.model, graph)).parameters
+        needed = tuple(name for name, value in parameters.items() if value.default is value.empty)
+        return (*needed, "template_mask") if graph == "encode" and self._masked else needed
 
     @torch.inference_mode()
     def run(self, graph: str, arrays: Mapping[str, NDArray[np.float32]]) -> Arrays:
-        check_graph(graph)
+        self._check(graph)
         tensors = {name: torch.from_numpy(np.array(value)).to(self.device) for name, value in arrays.items()}
         try:
             answer = getattr(self.model, graph)(**tensors)
@@ -54,11 +59,10 @@ class TorchSession:
                 f"graph {graph!r} of {type(self.model).__name__}: got {shapes}; expected its own arrays ({reason}). "
                 "Pass what its encode gave and a search region of its size."
             ) from error
-        named = answer if graph == "encode" else answer._asdict()
+        named = answer if isinstance(answer, dict) else answer._asdict()
         return {name: value.float().cpu().numpy() for name, value in named.items()}
 
-
-def check_graph(name: str) -> None:
-    """Raise `ProtocolError` unless the graph is one of the two."""
-    if name not in ("encode", "track"):
-        raise ProtocolError(f"session: got graph {name!r}; expected 'encode' or 'track'. Name one of them.")
+    def _check(self, graph: str) -> None:
+        if graph not in self.graphs:
+            known = " or ".join(map(repr, self.graphs))
+            raise ProtocolError(f"session: got graph {graph!r}; expected {known}. Name one of them.")

@@ -28,7 +28,7 @@ import tyro
 from torch import Tensor, nn
 
 from sightline.models.blocks import Maps
-from sightline.trackers.zoo import ZOO, TrackerConfig
+from sightline.trackers.zoo import ZOO, BoxTrackerConfig
 from sightline.training.journal import Journal
 from sightline.training.keeping import conclude, keep_weights, pair_sheet
 from sightline.training.losses import Losses, as_input, template_losses
@@ -150,7 +150,7 @@ PRESETS: Mapping[str, OSTrackTraining] = MappingProxyType(
 
 
 def loss_of(
-    model: nn.Module, batch: Mapping[str, Tensor], tracker: TrackerConfig, keep_ratio: float
+    model: nn.Module, batch: Mapping[str, Tensor], tracker: BoxTrackerConfig, keep_ratio: float
 ) -> tuple[Losses, Maps]:
     """focal + 5 L1 + 2 GIoU of a batch of pairs, and the maps that they are of."""
     template, search = (as_input(batch[name], tracker.mean, tracker.std) for name in ("template", "search"))
@@ -182,6 +182,7 @@ def parameter_groups(model: nn.Module, settings: OSTrackTraining) -> list[dict[s
 def train(settings: OSTrackTraining) -> None:
     """Run, or go on with, one training."""
     tracker = ZOO[settings.model].tracker
+    assert isinstance(tracker, BoxTrackerConfig)
     bare = first_model(settings.model, settings, settings.options)
     if settings.run.replay:
         for line in replay(settings.run.replay, bare, lambda batch: loss_of(bare, batch, tracker, 1.0)[0].total):

@@ -30,7 +30,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from sightline.checkpoints.spmtrack import backbone_beside, delta_of
+from sightline.checkpoints.spmtrack import backbone_beside, delta_file
+from sightline.errors import SightlineError
 from sightline.models.spmtrack import Prediction, is_trained
 from sightline.trackers.spmtrack import SPMTrackConfig
 from sightline.trackers.zoo import ZOO
@@ -78,6 +79,8 @@ class SPMTrackTraining:
     """Epochs in which the box's loss counts ten times."""
     pairs: SequencesConfig = field(default_factory=SequencesConfig)
     validate_epochs: int = 10
+    goes_on: tyro.conf.Suppress[bool] = False
+    """Whether it begins with a tracker, which a backbone alone is not."""
     options: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """Fields of the network's config, for networks that are no row."""
 
@@ -129,6 +132,7 @@ def _finetune(full: SPMTrackTraining) -> SPMTrackTraining:
         warmup_epochs=0.1,
         giou_warmup_epochs=0,
         validate_epochs=1,
+        goes_on=True,
     )
 
 
@@ -200,6 +204,11 @@ def train(settings: SPMTrackTraining) -> None:
     examples = SequenceExamples(sources, settings.pairs, settings.run.seed, settings.run.skip_unreadable)
     clips = open_clips(settings.val, settings.data)
     backbone = backbone_beside(settings.init, settings.backbone)
+    if settings.goes_on and not settings.backbone and backbone:
+        raise SightlineError(
+            f"init: got {Path(backbone).name!r}, a backbone alone; expected a tracker to go on from. Train one from it "
+            f"with {settings.model}:full, or pass a tracker as --init and this file as --backbone."
+        )
     run = Run(settings.run, settings)
     model, optimizer, step = run.setup(bare, torch.optim.AdamW(parameter_groups(bare, settings), lr=settings.lr))
     journal = Journal(run.folder, settings.num_steps, step, every=settings.run.log_steps, is_writer=run.is_first)
@@ -232,7 +241,7 @@ def train(settings: SPMTrackTraining) -> None:
         with journal.pause():
             if is_judged:
                 journal.picture(step, sequence_sheet(batch.tensors, predictions))
-                stored = delta_of if backbone else None
+                stored = delta_file if backbone else None
                 keep_weights(run, journal, run.weights(), settings.model, clips, step, settings, stored)
             if run.save(step, if_due=not is_judged):
                 journal.saved_step = step

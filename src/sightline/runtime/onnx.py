@@ -1,8 +1,9 @@
-"""ONNX Runtime as a session: a folder with `encode.onnx` and `track.onnx` that explains itself.
+"""ONNX Runtime as a session: a folder with one file for each graph, as `encode.onnx`, that explains itself.
 
 Each file carries one metadata entry, `sightline`, a JSON object: `format` (1), `model` (the zoo's name), `tracker` (the
-fields of its config), `options` (what was chosen at export), `weights_sha256`, `notice` (rights). Weights of more than
-1.8 GB lie beside their graph, in `track.onnx.data`.
+fields of its config), `graphs` (the names of all files of the folder; `encode` and `track` where it says nothing),
+`options` (what was chosen at export), `weights_sha256`, `notice` (rights). Weights of more than 1.8 GB lie beside their
+graph, in `track.onnx.data`.
 
 ONNX has one name for one value, so what a graph takes and gives anew, as SPMTrack's `query`, is called `next_query`
 among the outputs of the file; the session calls it `query`.
@@ -22,42 +23,44 @@ from numpy.typing import NDArray
 from sightline.errors import CheckpointError, ProtocolError
 from sightline.runtime.session import Arrays
 
-GRAPHS = ("encode", "track")
-FILES = (
-    "encode.onnx.data",
-    "encode.onnx",
-    "track.onnx.data",
-    "track.onnx",
-)  # the two of data only where they are large
+GRAPHS = ("encode", "track")  # of a tracker that starts on a box
+KNOWN = ("encode", "tokens", "association", "associate", "classify", "embed", "detect", "track")  # of any
+# All that may lie in such a folder, those of data only where they are large.
+FILES = tuple(f"{graph}.onnx{suffix}" for graph in KNOWN for suffix in (".data", ""))
 NEXT = "next_"
 METADATA_KEY = "sightline"
 FORMAT = 1
 
 
 class OnnxSession:
-    """Runs the two graphs of an exported folder on the CPU.
+    """Runs the graphs of an exported folder on the CPU.
 
     `threads` 0 leaves the count to ONNX Runtime, whose threads then sleep whenever they wait; a number of threads stays
     awake inside each call, which is faster as long as so many cores are free.
 
-    Raises `CheckpointError` when a file is missing, damaged, without our metadata, or of another model than its pair.
+    Raises `CheckpointError` when a file is missing, damaged, without our metadata, or of another model than the others.
     """
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
-        self._sessions = {}
-        described = []
-        for graph in GRAPHS:
-            path = folder / f"{graph}.onnx"
-            if not path.is_file():
-                raise CheckpointError(
-                    f"exported model {folder}: got no {graph}.onnx; expected encode.onnx and track.onnx. "
-                    "Run: sightline export NAME --weights FILE -o DIR"
-                )
-            session = self._sessions[graph] = open_graph(path, threads, "Export it again.")
-            described.append(read_metadata(session.get_modelmeta().custom_metadata_map, path))
-        if described[0] != described[1]:
-            raise CheckpointError(f"exported model {folder}: its two files differ in metadata. Export it again.")
-        self.metadata: dict[str, Any] = described[0]
+        first = next((graph for graph in KNOWN if (folder / f"{graph}.onnx").is_file()), GRAPHS[0])
+        self._sessions: dict[str, Any] = {}
+        self.metadata = self._open(folder, first, threads)
+        self.graphs: tuple[str, ...] = tuple(self.metadata.get("graphs", GRAPHS))
+        for graph in self.graphs:
+            if graph != first and self._open(folder, graph, threads) != self.metadata:
+                raise CheckpointError(f"exported model {folder}: its files differ in metadata. Export it again.")
+
+    def _open(self, folder: Path, graph: str, threads: int) -> dict[str, Any]:
+        """Open one graph; returns what its file says of itself."""
+        path = folder / f"{graph}.onnx"
+        if not path.is_file():
+            expected = " and ".join(f"{name}.onnx" for name in (self.graphs if self._sessions else GRAPHS))
+            raise CheckpointError(
+                f"exported model {folder}: got no {graph}.onnx; expected {expected}. "
+                "Run: sightline export NAME --weights FILE -o DIR"
+            )
+        session = self._sessions[graph] = open_graph(path, threads, "Export it again.")
+        return read_metadata(session.get_modelmeta().custom_metadata_map, path)
 
     def inputs(self, graph: str) -> tuple[str, ...]:
         return tuple(node.name for node in self._session(graph).get_inputs())
@@ -69,7 +72,7 @@ class OnnxSession:
 
     def _session(self, graph: str) -> Any:
         if graph not in self._sessions:
-            raise ProtocolError(f"session: got graph {graph!r}; expected one of {GRAPHS}. Name one of them.")
+            raise ProtocolError(f"session: got graph {graph!r}; expected one of {self.graphs}. Name one of them.")
         return self._sessions[graph]
 
 

@@ -7,21 +7,28 @@ knows as well (sizes, defaults, counts) is compared with it in tests/contracts/t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from sightline.errors import UnknownModel
+from sightline.trackers.gtr import GTR_MOT, GTR_TAO, GTRConfig, GTRTracker, as_in_paper
+from sightline.trackers.onetrack_m import OneTrackMConfig, OneTrackMTracker
 from sightline.trackers.opencv import OPENCV
 from sightline.trackers.spmtrack import SPMTrackConfig, SPMTrackTracker
 from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
 
-TrackerConfig = TemplateSearchConfig | SPMTrackConfig
-# The loop of each config: called with a session, the config and a name it gives a tracker.
+BoxTrackerConfig = TemplateSearchConfig | SPMTrackConfig
+MultiObjectConfig = GTRConfig | OneTrackMConfig
+TrackerConfig = BoxTrackerConfig | MultiObjectConfig
+# The loop of each config: called with a session, the config and a name it gives a tracker that starts on a box,
 TRACKERS: Mapping[type, type] = MappingProxyType(
     {TemplateSearchConfig: TemplateSearchTracker, SPMTrackConfig: SPMTrackTracker}
 )
+# or, with the names of its classes besides, one that finds its targets by itself.
+MULTI_OBJECT: Mapping[type, type] = MappingProxyType({GTRConfig: GTRTracker, OneTrackMConfig: OneTrackMTracker})
+PERSON = ("person",)
 
 UNIT_MEAN = (0.0, 0.0, 0.0)
 UNIT_STD = (1.0, 1.0, 1.0)
@@ -57,11 +64,16 @@ class Entry:
     join: `module:function` from a file of what was trained and the tensors of a backbone to all tensors; empty where
     one file holds everything. backbone_page, backbone_file: where that backbone is published, and under which name.
     options: fields of the network's config which may be chosen at run time, with any weights of this model.
+    classes: of a multi-object model the names of what it finds, or `module:function` that gives them.
+    variants: other values of the loop's constants than the official ones, by name, each a function from the official
+    config; `variant=paper` chooses one.
+    unused: what the names of tensors end in that official files hold beside those of the network, for training alone.
     licence, trained_on: the terms of the weights, and their data. official_page, official_file: where the authors
     publish them, and under which name; `bundled` names those inside the package.
     parameters: how many numbers are learnt, by part of the network: the first word of their names.
     gmac: billions of multiply-accumulates on every frame, for one target, every product counted; gmac_template: those
-    of one template, which OSTrack's loop runs once for each target and SPMTrack's, within gmac, on every frame.
+    of one template, which OSTrack's loop runs once for each target and SPMTrack's, within gmac, on every frame. Of a
+    multi-object model: GTR's first detector on a frame of 1920 x 1080, and a frame's tokens and one window.
     published: figures of the paper, percent; measured: figures of the weights at hand here, fractions of 1.
     """
 
@@ -84,8 +96,16 @@ class Entry:
     official_file: str = ""
     bundled: str = ""
     options: Mapping[str, Option] = field(default_factory=fixed)
+    classes: tuple[str, ...] | str = ()
+    variants: Mapping[str, Callable[[Any], Any]] = field(default_factory=fixed)
+    unused: tuple[str, ...] = ()
     published: Mapping[str, float] = field(default_factory=fixed)
     measured: Mapping[str, float] = field(default_factory=fixed)
+
+    @property
+    def is_multi_object(self) -> bool:
+        """Whether it finds its targets by itself; else each is started on a box."""
+        return type(self.tracker) in MULTI_OBJECT
 
     @property
     def notice(self) -> str:
@@ -203,6 +223,54 @@ def _official_spmtrack(size: str, file: str, published: Mapping[str, float], **s
     )
 
 
+def _onetrack_m(size: str, title: str, tracker: OneTrackMConfig, parameters: tuple[int, ...], **about: Any) -> Entry:
+    """OneTrack-M in one of its sizes; nobody has published weights of it."""
+    parts = ("backbone", "heat_head", "size_head", "displacement_head")
+    return Entry(
+        title=f"OneTrack-M, a reconstruction: {title}",
+        model="sightline.models.onetrack_m:OneTrackM",
+        preset=f"sightline.models.onetrack_m:ONETRACK_M_{size.upper()}",
+        tracker=tracker,
+        page="docs/models/onetrack_m.md",
+        parameters=MappingProxyType(dict(zip(parts, parameters, strict=True))),
+        gmac_template=0.0,
+        classes=PERSON,
+        options=fixed(
+            every_frame=Option(
+                bool, False, "maps of all frames of a window, which mode=clip needs, not of the newest alone"
+            )
+        ),
+        official_page="",
+        **about,
+    )
+
+
+FEDERATED = ("freq_weight", "fed_loss_cls_weights")
+MOT17_HALF = MappingProxyType({"MOT17 half MOTA": 71.3, "MOT17 half IDF1": 75.9, "MOT17 half HOTA": 63.0})
+MOT17_TEST = MappingProxyType({"MOT17 MOTA": 75.3, "MOT17 IDF1": 71.5, "MOT17 HOTA": 59.1})
+
+
+def _gtr(size: str, file: str, data: str, published: Mapping[str, float]) -> Entry:
+    """GTR as released for MOT17, twice: one network, trained on more or less."""
+    return Entry(
+        title=f"GTR with DLA-34, BiFPN and CenterNet: people, trained on {data}",
+        model="sightline.models.gtr:GTR",
+        preset=f"sightline.models.gtr:GTR_{size}",
+        tracker=GTR_MOT,
+        page="docs/models/gtr.md",
+        licence="code Apache-2.0; terms of the weights not stated",
+        trained_on=data,
+        official_page="https://github.com/xingyizhou/GTR",
+        official_file=file,
+        parameters=fixed(backbone=21_158_249, proposal_generator=969_637, roi_heads=21_673_984),
+        gmac=148.984,
+        gmac_template=0.0,
+        classes=PERSON,
+        variants=fixed(paper=as_in_paper),
+        published=published,
+    )
+
+
 def _figures(lasot: float, got10k: float, trackingnet: float) -> Mapping[str, float]:
     return MappingProxyType({"LaSOT AUC": lasot, "TrackingNet AUC": trackingnet, "GOT-10k AO": got10k})
 
@@ -309,6 +377,77 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
             blocks=3_542_400,
             width=192,
             gmac=1.553,
+        ),
+        "gtr-mot": _gtr("MOT", "GTR_MOT_FPN.pth", "MOT17 (first halves) and CrowdHuman", MOT17_HALF),
+        "gtr-mot-full": _gtr("MOT", "GTR_MOTFull_FPN.pth", "MOT17 and CrowdHuman", MOT17_TEST),
+        "gtr-tao": Entry(
+            title="GTR with Res2Net-101, FPN and the CenterNet2 cascade: the 1203 classes of LVIS",
+            model="sightline.models.gtr:GTR",
+            preset="sightline.models.gtr:GTR_TAO",
+            tracker=GTR_TAO,
+            page="docs/models/gtr.md",
+            licence="code Apache-2.0; terms of the weights not stated",
+            trained_on="LVIS v1 and COCO, still images alone",
+            official_page="https://github.com/xingyizhou/GTR",
+            official_file="GTR_TAO_DR2101.pth",
+            parameters=fixed(backbone=49_125_068, proposal_generator=2_436_133, roi_heads=76_090_920),
+            gmac=239.245,
+            gmac_template=0.0,
+            classes="sightline.datasets.lvis:class_names",
+            variants=fixed(paper=as_in_paper),
+            unused=FEDERATED,
+            published=MappingProxyType({"TAO mAP50": 22.5, "TAO HOTA": 45.8}),
+        ),
+        "gtr-tiny": Entry(
+            title="GTR with an eighth of the width, for experiments: train it on a CPU",
+            model="sightline.models.gtr:GTR",
+            preset="sightline.models.gtr:GTR_TINY",
+            tracker=replace(GTR_MOT, side_px=512, object_from=0.4),
+            page="docs/models/gtr.md",
+            licence="that of your data",
+            trained_on="nothing yet: sightline train gtr-tiny:full",
+            official_page="",
+            parameters=fixed(backbone=456_347, proposal_generator=166_693, roi_heads=254_848),
+            gmac=1.481,
+            gmac_template=0.0,
+            classes=PERSON,
+            variants=fixed(paper=as_in_paper),
+        ),
+        "onetrack-m-b16": _onetrack_m(
+            "b16",
+            "ViT-B/16",
+            OneTrackMConfig(),
+            (85_800_960, 1_820_100, 1_870_472, 1_870_472),
+            gmac=102.143,
+            licence="that of your data",
+            trained_on="nothing yet: sightline train onetrack-m-b16:full",
+        ),
+        "onetrack-m-b32": _onetrack_m(
+            "b32",
+            "ViT-B/32",
+            OneTrackMConfig(),
+            (87_457_536, 1_971_216, 2_172_704, 2_172_704),
+            gmac=22.34,
+            licence="that of your data",
+            trained_on="nothing yet: sightline train onetrack-m-b32:full",
+        ),
+        "onetrack-m-l16": _onetrack_m(
+            "l16",
+            "ViT-L/16",
+            OneTrackMConfig(),
+            (303_304_704, 2_409_924, 2_460_296, 2_460_296),
+            gmac=344.746,
+            licence="that of your data",
+            trained_on="nothing yet: sightline train onetrack-m-l16:full",
+        ),
+        "onetrack-m-tiny": _onetrack_m(
+            "tiny",
+            "EfficientNet-Lite0's stages and three joint blocks, for people on one or two CPU cores",
+            OneTrackMConfig(image_px=256, grid=128, clip_length=3, mean=NANO_MEAN, std=NANO_STD),
+            (1_343_456, 77_952, 82_112, 82_112),
+            gmac=1.289,
+            licence="that of your data",
+            trained_on="nothing yet: sightline train onetrack-m-tiny:full",
         ),
         "vittrack": Entry(
             title="VitTrack of the OpenCV zoo, an ONNX file of 0.8 MB",

@@ -17,7 +17,7 @@ from sightline.datasets.clips import Clip
 from sightline.geometry.boxes import xyxy_to_xywh
 from sightline.models.blocks import Maps
 from sightline.models.spmtrack import Prediction
-from sightline.trackers.zoo import ZOO
+from sightline.trackers.zoo import ZOO, BoxTrackerConfig
 from sightline.training.journal import Journal, example_sheet
 from sightline.training.losses import boxes_at
 from sightline.training.run import Run
@@ -36,22 +36,28 @@ def keep_weights(
     clips: Sequence[Clip],
     step: int,
     settings: Any,
-    stored: Callable[[Any], Mapping[str, NDArray[Any]]] | None = None,
+    stored: Callable[[Any], tuple[dict[str, NDArray[Any]], dict[str, str]]] | None = None,
 ) -> None:
     """`last.safetensors`, which `sightline track --model NAME --weights FILE` takes; with clips also their scores.
 
     The first process tracks the clips with the weights just written and keeps the best ones as `best.safetensors`;
-    the others wait. settings: a recipe's. stored: from the network to what its file is to hold, else all weights.
+    the others wait. settings: a recipe's. stored: from the network to what its file is to hold and say in its
+    header, else all weights.
     """
     if run.is_first:
         path, num_pairs = run.folder / LAST_WEIGHTS, step * settings.batch
         header = {MODEL: name, FORMAT_VERSION: OUR_FORMAT_VERSION, "sightline.examples": str(num_pairs)}
         model = empty_model(name, getattr(settings, "options", None))
         model.load_state_dict(dict(weights))
-        tensors = stored(model) if stored else {key: value.cpu().numpy() for key, value in weights.items()}
+        tensors = {key: value.cpu().numpy() for key, value in weights.items()}
+        if stored:
+            tensors, about = stored(model)
+            header |= about
         write_safetensors(path, tensors, header)
         if clips:
-            scores = track_clips(model, clips, ZOO[name].tracker, name, str(run.device))
+            tracker = ZOO[name].tracker
+            assert isinstance(tracker, BoxTrackerConfig)
+            scores = track_clips(model, clips, tracker, name, str(run.device))
             journal.validation(step, scores, num_examples=num_pairs, epoch=step / settings.steps_per_epoch)
             keep_best(path, step, scores.auc)
     run.fabric.barrier()

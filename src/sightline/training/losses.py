@@ -16,14 +16,14 @@ from sightline.models.blocks import Maps
 from sightline.training.targets import official_heat_map
 
 
-def focal_loss(score_map: Tensor, heat_map: Tensor) -> Tensor:
+def focal_loss(score_map: Tensor, heat_map: Tensor, is_counted: Tensor | None = None) -> Tensor:
     """Penalty-reduced focal loss (CornerNet Eq. 1, alpha 2, beta 4), over the number of positives of the whole batch.
 
-    score_map, heat_map (B, 1, G, G) or (B, G, G) in [0, 1]; positives are heat_map == 1. Without any positive the
-    negative sum is returned undivided.
+    score_map, heat_map (B, 1, G, G) or (B, G, G) in [0, 1]; positives are heat_map == 1. is_counted: alike, False where
+    a cell that is not positive costs nothing. Without any positive the negative sum is returned undivided.
     """
     positive = heat_map.eq(1)
-    return _focal(score_map, heat_map, positive, ~positive)
+    return _focal(score_map, heat_map, positive, ~positive if is_counted is None else ~positive & is_counted)
 
 
 def focal_loss_mvt(score_map: Tensor, heat_map: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ log = logging.getLogger("sightline")
 # What the settings of any recipe, of its run and of its examples may be.
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     dict.fromkeys(("epochs", "pairs_per_epoch", "batch", "drop_epoch", "validate_epochs"), (1, math.inf))
-    | dict.fromkeys(("lr", "backbone_lr", "weight_decay", "clip_norm"), (0, math.inf))
+    | dict.fromkeys(("steps", "keep_steps", "clip_length", "train_px", "max_objects"), (1, math.inf))
+    | dict.fromkeys(("lr", "backbone_lr", "weight_decay", "clip_norm", "clip_value"), (0, math.inf))
     | dict.fromkeys(
         ("warmup_steps", "warmup_epochs", "giou_warmup_epochs", "freeze_blocks", "ce_start", "ce_warm"), (0, math.inf)
     )

@@ -23,7 +23,7 @@ from sightline.files import atomic_path
 from sightline.imaging.frames import read_image
 from sightline.models.session import TorchSession
 from sightline.trackers.protocol import Tracker
-from sightline.trackers.zoo import TRACKERS, TrackerConfig
+from sightline.trackers.zoo import TRACKERS, BoxTrackerConfig
 
 log = logging.getLogger("sightline")
 
@@ -60,7 +60,7 @@ class Validation:
 def track_clips(
     model: nn.Module,
     clips: Sequence[Clip],
-    tracker: TrackerConfig,
+    tracker: BoxTrackerConfig,
     name: str,
     device: str | None = None,
 ) -> Validation:
