@@ -20,8 +20,9 @@ from sightline.checkpoints.files import MODEL, read_weights
 from sightline.cli import main
 from sightline.models.res2net import Res2NetConfig
 from sightline.recipes import train_gtr
-from sightline.training.clips import ClipsConfig
-from sightline.training.joint import JointSettings
+from sightline.training.clips import ClipExamples, ClipsConfig, SyntheticClips
+from sightline.training.feed import batches
+from sightline.training.joint import JointSettings, Learner
 from sightline.training.run import RunSettings
 from tests.e2e.killed_gtr import SMALL
 from tests.e2e.scene import environment
@@ -173,6 +174,20 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {
         *("last.pt", "last.safetensors", "log.csv", "run.json", "tensorboard"),
     }
+
+
+def test_a_step_that_stopped_a_run_is_done_again(tmp_path: Path, caplog: Log) -> None:
+    learner = Learner(train_gtr.first_network(SMALL), SMALL.losses)
+    state = learner.state_dict()
+    state["network.roi_heads.asso_head.fc2.bias"][0] = torch.nan
+    clips = ClipExamples([SyntheticClips(SMALL.synthetic, num_frames=4)], SMALL.pairs)
+    path = tmp_path / "nan-step-000007.pt"
+    torch.save({"model": state, "batch": next(batches(clips, batch=1)).tensors, "step": 7}, path)
+    logging.getLogger("sightline").setLevel(logging.INFO)
+    train_gtr.train(dataclasses.replace(SMALL, run=RunSettings(replay=path)))
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == "not finite: weights network.roi_heads.asso_head.fc2.bias" and told[-1] == "step 7: loss nan"
+    assert "not finite: what network.roi_heads.asso_head makes" in told
 
 
 @pytest.mark.parametrize(

@@ -460,6 +460,15 @@ def test_sources_by_name(tmp_path: Path) -> None:
     assert clip.track_id[0].tolist() == [1, 0, 0, 0, 0] and clip.class_id[0, 0] == 0
 
 
+@pytest.mark.shared
+def test_shared_images_of_people_become_clips(shared: Path) -> None:
+    found = open_clip_sources(["images=coco_person", "images=mot17_person*2"], shared / "data" / "images")
+    assert found.image_counts is None and [source.weight for source in found.sources] == [1, 2]
+    clips = ClipExamples(found.sources, replace(SMALL, max_objects=64))
+    people = [int((clips[number].track_id > 0).sum(axis=1).max()) for number in range(4)]
+    assert max(people) > 0 and all(clips[number].class_id.max() <= 0 for number in range(4))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

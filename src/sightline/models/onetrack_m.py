@@ -134,17 +134,17 @@ ONETRACK_M_B16 = OneTrackMConfig()
 ONETRACK_M_B32 = OneTrackMConfig(stride=32, cells_per_token=28)
 ONETRACK_M_L16 = OneTrackMConfig(width=1024, depth=24, heads=16)
 ONETRACK_M_TI16 = OneTrackMConfig(width=192, heads=3)  # DeiT's width and heads
-# Ours, for a CPU: convolutions that know edges from ImageNet, three joint blocks as in sightline-nano, cells of 2 px.
+# Ours, for a CPU: convolutions that know edges from ImageNet, three joint blocks as in sightline-nano, cells of 4 px.
 ONETRACK_M_TINY = OneTrackMConfig(
     backbone="efficientnet_lite0",
     image_px=256,
-    clip_length=3,
+    clip_length=2,
     width=128,
     depth=3,
     heads=4,
-    cells_per_token=8,
+    cells_per_token=4,
     head_hidden=64,
-    size_scale=8.0,
+    size_scale=4.0,
 )
 
 

@@ -86,6 +86,7 @@ class GTRTraining:
     backbone_lr: float = 0.1
     """Learning rate of the backbone, with its pyramid, as a multiple of `lr`."""
     warmup_steps: int = 1_000
+    """Steps over which the rate rises, at most half of all."""
     warmup_factor: float = 1e-3
     """The rate begins at this share."""
     weight_decay: float = 1e-4
@@ -144,7 +145,7 @@ TINY = GTRTraining(
     sources=("synthetic",),
     steps=2_000,
     batch=2,
-    lr=2e-3,
+    lr=1e-3,
     backbone_lr=1.0,  # nothing of it is trained yet
     warmup_steps=100,
     clip_norm=1.0,
@@ -236,10 +237,10 @@ def first_network(settings: GTRTraining) -> CenterNet2:
 
 def learning_rate(step: int, settings: GTRTraining) -> float:
     """Half a cosine to 0; before, in detectron2's way, a straight line up to where that is then."""
-    at = max(step, settings.warmup_steps)
-    share = (1 + math.cos(math.pi * min(1.0, at / settings.steps))) / 2
-    if step < settings.warmup_steps:
-        share = settings.warmup_factor + (share - settings.warmup_factor) * step / settings.warmup_steps
+    warm = min(settings.warmup_steps, settings.steps // 2)
+    share = (1 + math.cos(math.pi * max(step, warm) / settings.steps)) / 2
+    if step < warm:
+        share = settings.warmup_factor + (share - settings.warmup_factor) * step / warm
     return settings.lr * share
 
 

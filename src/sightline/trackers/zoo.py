@@ -443,9 +443,9 @@ ZOO: Mapping[str, Entry] = MappingProxyType(
         "onetrack-m-tiny": _onetrack_m(
             "tiny",
             "EfficientNet-Lite0's stages and three joint blocks, for people on one or two CPU cores",
-            OneTrackMConfig(image_px=256, grid=128, clip_length=3, mean=NANO_MEAN, std=NANO_STD),
-            (1_343_456, 77_952, 82_112, 82_112),
-            gmac=1.289,
+            OneTrackMConfig(image_px=256, grid=64, clip_length=2, mean=NANO_MEAN, std=NANO_STD),
+            (1_343_328, 74_832, 75_872, 75_872),
+            gmac=0.883,
             licence="that of your data",
             trained_on="nothing yet: sightline train onetrack-m-tiny:full",
         ),
