@@ -271,7 +271,7 @@ def test_missing_damaged_and_mixed_files_are_explained(tiny: nn.Module, tmp_path
     for path, content, sentence in [
         ("track.onnx", whole[: len(whole) // 2], "track.onnx: .*expected an ONNX file. Export it again."),
         ("track.onnx", b"", "track.onnx: .*expected an ONNX file"),
-        ("track.onnx", (second.folder / "track.onnx").read_bytes(), "its two files differ in metadata"),
+        ("track.onnx", (second.folder / "track.onnx").read_bytes(), "its files differ in metadata"),
     ]:
         (first.folder / path).write_bytes(content)
         with pytest.raises(CheckpointError, match=sentence):

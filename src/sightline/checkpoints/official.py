@@ -63,6 +63,17 @@ SIGNATURES = (
         model="mvt",
     ),
     Signature(
+        title="a GTR file of MOT17",
+        marks={"roi_heads.asso_head.fc1.weight": (1024, 7840)},
+        model="gtr-mot",
+        note="or gtr-mot-full, whose tensors are of the same shapes: name that with --model",
+    ),
+    Signature(
+        title="a GTR file of TAO",
+        marks={"roi_heads.asso_head.fc1.weight": (1024, 12544), "roi_heads.box_predictor.2.cls_score.bias": (1204,)},
+        model="gtr-tao",
+    ),
+    Signature(
         title="MAE's ViT-B/16, an initialisation",
         marks={"pos_embed": (1, 197, 768), "blocks.11.attn.qkv.weight": (2304, 768)},
         init_with="sightline.models.ostrack.init_from_vit",
@@ -99,8 +110,9 @@ def tensors_of(
 ) -> dict[str, NDArray[Any]]:
     """The weights in a file's dictionary: under the first of `container_keys` that holds a dictionary, or flat.
 
-    `net` is OSTrack's and MVT's, `model` MAE's; Apple's MobileViT is flat. The prefix `module.` of parallel training is
-    taken off if every name has it. Raises `CheckpointError` if anything but arrays by name is found there.
+    `net` is OSTrack's and MVT's, `model` MAE's and detectron2's; Apple's MobileViT is flat. The prefix `module.` of
+    parallel training is taken off if every name has it. Raises `CheckpointError` if anything but arrays by name is
+    found there.
     """
     inner = next((tree[key] for key in container_keys if isinstance(tree.get(key), Mapping)), tree)
     other = [name for name, value in inner.items() if not (isinstance(name, str) and isinstance(value, np.ndarray))]

@@ -1,4 +1,4 @@
-"""`sightline export`: a model as two ONNX graphs that need no torch, checked against it if asked."""
+"""`sightline export`: a model as ONNX graphs that need no torch, checked against it if asked."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def export(
         Literal["shared", "per_expert"] | None,
         tyro.conf.arg(metavar="{shared,per_expert}", help_behavior_hint=""),
     ] = None,
+    every_frame: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
-    """Write encode.onnx and track.onnx of a model; `sightline track --weights DIR` then runs them without torch.
+    """Write the graphs of a model as .onnx files; `sightline track --weights FOLDER` then runs them without torch.
 
-    Weights of more than 1.8 GB are put beside them, into track.onnx.data.
+    Most models have encode.onnx and track.onnx, those that find their targets others. Weights of more than 1.8 GB are
+    put beside them, into track.onnx.data.
 
     Args:
         name: A name from `sightline models`.
@@ -49,6 +51,7 @@ def export(
         ce_template_tokens: Template tokens whose attention ranks the candidates.
         fusion: Keep MVT's template and search region apart until the correlation.
         compression: SPMTrack's compress matrices: one for all experts of a layer, or one for each.
+        every_frame: OneTrack-M's maps of all frames of a window, which its mode=clip needs.
     """
     given = {
         "ce_layers": ce_layers,
@@ -59,6 +62,8 @@ def export(
     chosen: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
     if not fusion:
         chosen["fusion"] = False
+    if every_frame:
+        chosen["every_frame"] = True
     _, options = sort_options(name, entry_of(name), chosen)
     model = export_model(name, weights, options, output, backbone)
     print(f"{output}: {', '.join(file for file in FILES if (output / file).exists())} of {name}")

@@ -127,11 +127,7 @@ def run(session: Session, inputs: Arrays, tracker: TrackerConfig, clock: StageCl
 
 
 def largest_difference(name: str, expected: Arrays, found: Arrays) -> float:
-    """Largest absolute difference of one array, infinite where a side lacks it or has another shape.
-
-    The values of a feature are of the model's own making, and those of a box pixels, so their difference is in units of
-    the largest of them.
-    """
+    """Largest absolute difference of one array, infinite where a side lacks it or has another shape."""
     if name not in expected or name not in found or expected[name].shape != found[name].shape:
         return float("inf")
     unit = 1.0 if name in MAPS or name.startswith(LEVELS) else max(1.0, float(np.abs(expected[name]).max()))

@@ -55,9 +55,12 @@ class TorchSession:
         except (TypeError, ValueError, IndexError, RuntimeError) as error:  # torch, of arrays missing or misshapen
             shapes = {name: np.shape(value) for name, value in arrays.items()}
             reason = str(error).partition("\n")[0]
+            advice = "Pass what its encode gave and a search region of its size."
+            if "encode" not in self.graphs:
+                advice = "Leave the sizes among the settings as they are."
             raise ProtocolError(
                 f"graph {graph!r} of {type(self.model).__name__}: got {shapes}; expected its own arrays ({reason}). "
-                "Pass what its encode gave and a search region of its size."
+                f"{advice}"
             ) from error
         named = answer if isinstance(answer, dict) else answer._asdict()
         return {name: value.float().cpu().numpy() for name, value in named.items()}

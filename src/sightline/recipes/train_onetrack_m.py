@@ -145,7 +145,7 @@ TINY = OneTrackMTraining(
     model="onetrack-m-tiny",
     sources=("synthetic*5", "images=images/mot17_person*2", "images=images/coco_person*2"),
     cutouts=tuple(f"images/{name}" for name in ("coco_person", "mot17_person", "coco80", "animals", "fod_objects")),
-    tmp_epochs=(8, 1, 1, 16),
+    tmp_epochs=(8, 1, 1, 23),
     freeze_backbone_in=("size", "displacement"),
     frozen=tuple(f"backbone.stages.{part}" for part in ("_conv_stem", "_bn0", *(f"_blocks.{k}" for k in range(5)))),
     pairs_per_epoch=1_200,

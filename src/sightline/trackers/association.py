@@ -45,7 +45,7 @@ PREDICTOR = {f"asso_predictor.{side}.{name}" for side in ("q_proj", "k_proj") fo
 
 CANCELLED = 8.0  # a sum that falls below this part of its peak has lost three of its 24 bits
 UNBOUNDED = 1e12  # and one beyond this is about to overflow; a fresh one is at most N
-BLOCK = 320  # rows, few enough to stay in a cache from one pass over them to the next
+BLOCK = 640  # rows, few enough to stay in a cache from one pass over them to the next
 
 
 def frame_softmax(logits: Matrix, n_t: Sequence[int]) -> Matrix:
@@ -177,23 +177,23 @@ class StreamingAssociation:
             q_1, q_1_bias, q_2, q_2_bias = double("asso_predictor.q_proj.", LAYERS)
             k_1, k_1_bias, k_2, k_2_bias = double("asso_predictor.k_proj.", LAYERS)
             brings["l"] = (k_1, k_1_bias + k_1 @ memory_bias)
-            self._predict = single(k_1 @ to_memory)
-            self._ask, self._ask_bias = single(q_1), single(q_1_bias)
-            self._match, self._match_bias = single(k_2.T @ q_2), single(k_2.T @ q_2_bias)
+            self._predict = single(to_memory.T @ k_1.T)
+            self._ask, self._ask_bias = single(q_1.T), single(q_1_bias)
+            self._match, self._match_bias = single(q_2.T @ k_2), single(k_2.T @ q_2_bias)
             self._shift, self._shift_bias = single(q_2.T @ k_2_bias), np.float32(k_2_bias @ q_2_bias)
         brings["query"] = (d_q * root, d_q_bias * root)
-        self._brings = single(np.vstack([matrix for matrix, _ in brings.values()]))
+        self._brings = single(np.vstack([matrix for matrix, _ in brings.values()]).T)
         self._brings_bias = single(np.concatenate([bias for _, bias in brings.values()]))
         self._columns, end = dict[str, slice](), self.width
         for name, (matrix, _) in brings.items():
             self._columns[name] = slice(end, end := end + len(matrix))
 
         by_head = (num_heads, self.width // num_heads, self.width + self.hidden)
-        self._hide = single(e_1 @ e_out)
+        self._hide = single((e_1 @ e_out).T)
         self._to_keys = single(d_k @ to_memory).reshape(by_head)
         self._to_values = single(d_v @ to_memory).reshape(by_head)
-        self._out, self._out_bias = single(d_out), single(d_out @ (d_v @ memory_bias + d_v_bias) + d_out_bias)
-        self._1, self._1_bias, self._2, self._2_bias = map(single, double(DECODER, FEED_FORWARD))
+        self._out, self._out_bias = single(d_out.T), single(d_out @ (d_v @ memory_bias + d_v_bias) + d_out_bias)
+        self._1, self._1_bias, self._2, self._2_bias = (single(each.T) for each in double(DECODER, FEED_FORWARD))
         self._to_memory, self._memory_bias = single(to_memory), single(memory_bias)
 
     def empty(self) -> StreamState:
@@ -251,7 +251,7 @@ class StreamingAssociation:
                 "Check the frame and the network's weights."
             )
         with np.errstate(over="ignore", invalid="ignore"):
-            brought = features @ self._brings.T + self._brings_bias
+            brought = features @ self._brings + self._brings_bias
         return np.hstack([features, brought[:, : -self.width]]), brought[:, -self.width :]
 
     def _part(self, rows: Matrix, name: str) -> Matrix:
@@ -315,20 +315,20 @@ class StreamingAssociation:
         for some in blocks(len(window)):
             a, r = z[some, : self.width], z[some, self.width :]
             np.divide(self._heads(sums.num[some]), sums.den[:, some, None], out=self._heads(a))
-            np.matmul(a, self._hide.T, out=r)
+            np.matmul(a, self._hide, out=r)
             r += self._part(window[some], "c")
             np.maximum(r, 0, out=r)
-        h = x + self._decoded(window, z, queries) @ self._out.T + self._out_bias
-        h = h + np.maximum(h @ self._1.T + self._1_bias, 0) @ self._2.T + self._2_bias
+        h = x + self._decoded(window, z, queries) @ self._out + self._out_bias
+        h = h + np.maximum(h @ self._1 + self._1_bias, 0) @ self._2 + self._2_bias
         if not self._has_predictor:
             logits: Matrix = h @ window[:, : self.width].T + (h @ self._to_memory) @ z.T
             logits += (h @ self._memory_bias)[:, None]
             return logits
-        keys = z @ self._predict.T
+        keys = z @ self._predict
         keys += self._part(window, "l")
         np.maximum(keys, 0, out=keys)
-        asked = np.maximum(h @ self._ask.T + self._ask_bias, 0)
-        logits = (asked @ self._match.T + self._match_bias) @ keys.T
+        asked = np.maximum(h @ self._ask + self._ask_bias, 0)
+        logits = (asked @ self._match + self._match_bias) @ keys.T
         logits += (asked @ self._shift + self._shift_bias)[:, None]
         return logits
 
