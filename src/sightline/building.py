@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import CheckpointError, MissingExtra, SightlineError
+from sightline.errors import CheckpointError, MissingExtra, ProtocolError, SightlineError
 from sightline.runtime.session import Session
 from sightline.runtime.store import BUNDLED, Stored, bundled_folder, find_whole, model_shelf, sha256_of
-from sightline.trackers.zoo import ZOO, Entry, entry_of
+from sightline.trackers.zoo import ZOO, Entry, TrackerConfig, entry_of
 
 if TYPE_CHECKING:
     import torch
@@ -197,6 +198,26 @@ def resolve(path: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
+def tracker_of(name: str, weights: str | Path | None) -> TrackerConfig:
+    """The loop's constants of a model: the row's, but for those that the header of its weights names.
+
+    Raises `CheckpointError` where these are not what the loop takes.
+    """
+    from sightline.checkpoints.files import TRACKER, read_header
+
+    config, path = entry_of(name).tracker, weights_file(name, weights)
+    told = read_header(path).get(TRACKER)
+    if told is None:
+        return config
+    try:
+        return type(config).from_json(config.to_json() | json.loads(told))
+    except (ValueError, TypeError, ProtocolError) as error:
+        raise CheckpointError(
+            f"weights {path.name!r}: got {TRACKER} {told!r:.80} in the header; expected fields of the tracker's config "
+            f"({error}). Train or convert it again."
+        ) from error
+
+
 def classes_of(entry: Entry) -> tuple[str, ...]:
     """The names of the classes that a multi-object model finds."""
     classes = entry.classes
@@ -277,4 +298,6 @@ def checked_weights(path: Path, name: str | None = None, backbone: Path | None =
         files.SOURCE_NAME: source,
         files.SOURCE_SHA256: sha256,
     }
+    if told := weights.metadata.get(files.TRACKER):
+        metadata[files.TRACKER] = told
     return Checked(model, replace(weights, tensors=tensors), metadata, note)

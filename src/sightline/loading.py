@@ -26,6 +26,7 @@ from sightline.building import (
     resolve,
     source_of,
     torch_session,
+    tracker_of,
     weights_file,
 )
 from sightline.errors import CheckpointError, ProtocolError, SightlineError
@@ -181,7 +182,7 @@ def load_network(
         config = type(entry.tracker).from_json(exported)
     else:
         session = torch_session(name, weights if graphs else path, network_options, device, threads, backbone)
-        config = entry.tracker
+        config = tracker_of(name, weights if graphs else path)
     if isinstance(config, MultiObjectConfig):
         if chosen := tracker_options.pop(VARIANT, None):
             config = variant_of(entry, chosen)

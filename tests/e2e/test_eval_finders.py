@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from sightline.building import empty_model
-from sightline.checkpoints.files import write_safetensors
+from sightline.checkpoints.files import TRACKER, read_weights, write_safetensors
 from sightline.cli import main
 from sightline.datasets.cutouts import drawn_gallery
 from sightline.datasets.synthetic import SyntheticConfig, SyntheticSequence, write_sequence
+from sightline.errors import CheckpointError
+from sightline.loading import load
+from sightline.trackers.onetrack_m import OneTrackMTracker
 
 Capture = pytest.CaptureFixture[str]
 NAME = "onetrack-m-tiny"
@@ -87,3 +90,24 @@ def test_what_does_not_fit_is_refused(
     assert main(["eval", "--model", NAME, "--weights", str(weights), *place, *arguments]) == 2
     said = capsys.readouterr().err
     assert re.match(r"error: .*\n$", said) and sentence in said
+
+
+def test_a_setting_that_was_measured_stands_in_the_header_of_the_weights(weights: Path, tmp_path: Path) -> None:
+    def kept(told: str) -> Path:
+        path = tmp_path / "measured.safetensors"
+        write_safetensors(path, read_weights(weights).tensors, {"sightline.model": NAME, TRACKER: told})
+        return path
+
+    def scale(path: Path) -> tuple[float, float]:
+        tracker = load(NAME, weights=path, threads=1)
+        assert isinstance(tracker, OneTrackMTracker)
+        return tracker.config.displacement_scale
+
+    measured = kept('{"displacement_scale": [0.3, 0.2]}')
+    assert scale(weights) != scale(measured) == (0.3, 0.2)
+    converted = tmp_path / "converted.safetensors"
+    assert main(["convert", str(measured), "--model", NAME, "-o", str(converted)]) == 0
+    assert scale(converted) == (0.3, 0.2)
+    for told in ("{", "[1]", '{"speed": 3}', '{"displacement_scale": [0, 1]}'):
+        with pytest.raises(CheckpointError, match=r"measured.safetensors.*in the header"):
+            load(NAME, weights=kept(told), threads=1)

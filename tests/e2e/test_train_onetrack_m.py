@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from sightline.checkpoints.files import MODEL, read_weights
+from sightline.checkpoints.files import MODEL, TRACKER, read_weights
 from sightline.datasets.synthetic import SyntheticConfig
 from sightline.errors import CheckpointError, SightlineError
 from sightline.models.onetrack_m import HEADS, ONETRACK_M_TINY, OneTrackM
 from sightline.recipes import train_onetrack_m
-from sightline.recipes.train_onetrack_m import DISPLACEMENT_SCALE, PRESETS, OneTrackMTraining, learning_rate, train
+from sightline.recipes.train_onetrack_m import PRESETS, OneTrackMTraining, learning_rate, train
 from sightline.training.phases import phase_at
 from sightline.training.run import Run, RunSettings
 from sightline.training.windows import WindowsConfig
@@ -172,12 +172,12 @@ def test_weights_carry_the_scale_of_their_displacements(
 ) -> None:
     out, states = phased
     kept = read_weights(out / "last.safetensors")
-    scale = json.loads(kept.metadata[DISPLACEMENT_SCALE])
+    scale = json.loads(kept.metadata[TRACKER])["displacement_scale"]
     assert kept.metadata[MODEL] == "onetrack-m-tiny" and len(scale) == 2 and 0 < min(scale) < max(scale) < 0.5
     assert all(torch.equal(torch.from_numpy(value), states[-1][name]) for name, value in kept.tensors.items())
     with caplog.at_level(logging.INFO, "sightline"):
         given = run_of(SMALL, tmp_path / "given", tmp_epochs=(0, 0, 0, 1), displacement_scale=(0.3, 0.2))
-    assert json.loads(read_weights(given / "last.safetensors").metadata[DISPLACEMENT_SCALE]) == [0.3, 0.2]
+    assert json.loads(read_weights(given / "last.safetensors").metadata[TRACKER]) == {"displacement_scale": [0.3, 0.2]}
     assert "displacement in x, fractions of the frame: 50 %: 0.0" in caplog.text and "99.9 %" in caplog.text
 
 

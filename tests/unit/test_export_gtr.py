@@ -81,9 +81,9 @@ def boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> np.nda
 class Pooled(nn.Module):
     """RoIAlign alone."""
 
-    graphs = ("pool",)
+    graphs = ("embed",)
 
-    def pool(self, p3: Tensor, boxes: Tensor) -> dict[str, Tensor]:
+    def embed(self, p3: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         return {"pooled": roi_align(p3, boxes, 7, 1 / 8)}
 
 
@@ -91,8 +91,8 @@ def test_what_lies_under_a_box_is_what_torch_sees(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     p3 = rng.standard_normal((1, 3, 20, 28), dtype=np.float32)
     model, trace = Pooled(), {"p3": p3, "boxes": boxes(rng, 3, (160, 224))}
-    runtime = save(model, {"pool": trace}, tmp_path / "pool", gtr_loop.GTR_MOT)
-    assert [node.op_type for node in onnx.load(tmp_path / "pool" / "pool.onnx").graph.node][-1] == "RoiAlign"
+    runtime = save(model, {"embed": trace}, tmp_path / "pool", gtr_loop.GTR_MOT)
+    assert [node.op_type for node in onnx.load(tmp_path / "pool" / "embed.onnx").graph.node][-1] == "RoiAlign"
     edges = np.float32(
         [
             [0, 0, 224, 160],  # the whole map
@@ -109,11 +109,11 @@ def test_what_lies_under_a_box_is_what_torch_sees(tmp_path: Path) -> None:
     )
     for regions in (edges, boxes(rng, 400, (160, 224)), edges[:1], edges[:0]):
         arrays = {"p3": p3, "boxes": regions}
-        found, expected = (each.run("pool", arrays)["pooled"] for each in (runtime, TorchSession(model)))
+        found, expected = (each.run("embed", arrays)["pooled"] for each in (runtime, TorchSession(model)))
         assert found.shape == (len(regions), 3, 7, 7)
         np.testing.assert_allclose(found, expected, atol=ATOL)
-    shifted = TorchSession(model).run("pool", {"p3": p3, "boxes": edges + 0.1})["pooled"]
-    assert np.abs(runtime.run("pool", {"p3": p3, "boxes": edges})["pooled"] - shifted).max() > 10 * ATOL
+    shifted = TorchSession(model).run("embed", {"p3": p3, "boxes": edges + 0.1})["pooled"]
+    assert np.abs(runtime.run("embed", {"p3": p3, "boxes": edges})["pooled"] - shifted).max() > 10 * ATOL
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def test_a_file_says_what_is_free_and_no_path_of_this_machine(tao: Exported) -> 
                 for value in (*graph.input, *graph.output)
             }
     assert declared == {
-        "p3": [1, 32, "rows", "columns"],
+        "p3": [1, GTR_TAO_TINY.channels, "rows", "columns"],
         "boxes": ["objects", 4],
         "size": [2],
         "embeddings": ["objects", 64],
@@ -309,7 +309,7 @@ def test_a_window_of_frames_gives_the_maps_of_torch(onetrack: Exported) -> None:
 
 
 def test_a_window_of_frames_gives_the_tracks_of_torch(onetrack: Exported) -> None:
-    config = replace(ZOO["onetrack-m-tiny"].tracker, detected_from=0.0, started_from=0.0, top_k=20)
+    config = replace(ZOO["onetrack-m-tiny"].tracker, detected_from=0.0, started_from=0.0, nms_iou=1.0)
     frames, found = [patches(np.random.default_rng(number), (90, 120)) for number in range(4)], []
     for session in (onetrack.reference, onetrack.runtime):
         tracker = OneTrackMTracker(session, config)

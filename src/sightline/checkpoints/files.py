@@ -22,6 +22,7 @@ MODEL = "sightline.model"
 FORMAT_VERSION = "sightline.format_version"
 SOURCE_NAME = "sightline.source_name"
 SOURCE_SHA256 = "sightline.source_sha256"
+TRACKER = "sightline.tracker"  # JSON: fields of the tracker's config that a training measured on its data
 OUR_FORMAT_VERSION = "1"
 
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
@@ -51,6 +52,23 @@ def read_weights(path: str | Path) -> Weights:
     tree = read_torch_file(path)
     with blamed_on(path):
         return Weights(tensors_of(tree), {}, path, "torch")
+
+
+def read_header(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, of which no tensor is read; {} of a file of `torch.save`.
+
+    Raises `CheckpointError` for a missing or empty file, and `MissingExtra` as `read_weights` does.
+    """
+    with open_weights(Path(path)) as file:
+        start = file.read(9)
+    if int.from_bytes(start[:8], "little") > MAX_HEADER_BYTES or start[8:] != b"{":
+        return {}
+    safetensors = _safetensors()
+    try:
+        with safetensors.safe_open(path, framework="numpy") as opened:
+            return dict(opened.metadata() or {})
+    except safetensors.SafetensorError:
+        return {}  # who reads its tensors will say what is wrong
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:

@@ -36,7 +36,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sightline.building import weights_file
-from sightline.checkpoints.files import FORMAT_VERSION, MODEL, OUR_FORMAT_VERSION, read_weights, write_safetensors
+from sightline.checkpoints.files import (
+    FORMAT_VERSION,
+    MODEL,
+    OUR_FORMAT_VERSION,
+    TRACKER,
+    read_weights,
+    write_safetensors,
+)
 from sightline.checkpoints.official import COUNTER
 from sightline.datasets.synthetic import SyntheticConfig
 from sightline.errors import SightlineError
@@ -55,7 +62,6 @@ from sightline.training.windows import HeatmapExamples, WindowExamples, WindowsC
 
 log = logging.getLogger("sightline")
 
-DISPLACEMENT_SCALE = "sightline.displacement_scale"
 NUM_MEASURED = 200  # windows whose displacements are measured
 LOSSES = ("heat", "size", "displacement")  # in the order of HEADS
 
@@ -271,7 +277,7 @@ def keep(run: Run, settings: OneTrackMTraining, rules: HeatmapRules, step: int) 
             MODEL: settings.model,
             FORMAT_VERSION: OUR_FORMAT_VERSION,
             "sightline.examples": str(step * settings.batch),
-            DISPLACEMENT_SCALE: json.dumps(rules.displacement_scale),
+            TRACKER: json.dumps({"displacement_scale": rules.displacement_scale}),
         }
         write_safetensors(run.folder / LAST_WEIGHTS, {key: value.numpy() for key, value in weights.items()}, header)
 
