@@ -282,7 +282,7 @@ def cached_export(
     path = weights_file(name, weights)
     source, sha256 = source_of(path, backbone)
     chosen = json.dumps(dict(options), sort_keys=True, default=list)
-    recipe = f"{__version__} {sha256} {chosen} {entry_of(name).tracker.to_json()}"
+    recipe = f"{__version__} {sha256} {chosen} {tracker_of(name, path).to_json()}"
     shelf = export_shelf(name, hashlib.sha256(recipe.encode()).hexdigest()[:16])
     try:
         if stored := find_whole(shelf):
@@ -312,16 +312,12 @@ def export_model(
     from sightline.export.onnx import export_onnx
 
     entry = entry_of(name)
-    if isinstance(entry.tracker, MultiObjectConfig):
-        raise SightlineError(
-            f"{name}: got a model that finds its targets; expected one that starts on a box. Use torch."
-        )
     model, sha256 = model_for_inference(name, weights, options, backbone)
     export_onnx(
         model,
         folder,
         name=name,
-        tracker=entry.tracker,
+        tracker=tracker_of(name, weights),
         options=options,
         weights_sha256=sha256,
         notice=entry.notice,

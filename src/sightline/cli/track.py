@@ -15,6 +15,7 @@ from typing import Annotated, Literal, Protocol
 
 import tyro
 
+from sightline.building import classes_of
 from sightline.cli.outputs import open_outputs
 from sightline.datasets.lvis import chosen_classes
 from sightline.errors import GeometryError, VideoError
@@ -90,6 +91,7 @@ def track(
         raise refused_boxes(model)
     if classes and not finds:
         raise GeometryError(f"classes: got {classes!r} for {model}, which knows none; expected none. Leave them out.")
+    wanted = chosen_classes(classes.split(","), classes_of(ZOO[model])) if classes else None
     chosen = parse_options(model, settings)
     refuse_overwriting(source, output, results, plot, contact_sheet)
     if max_frames is not None and max_frames < 1:
@@ -116,7 +118,6 @@ def track(
         written = [path for path in (output, results, plot, contact_sheet) if path]
         watch = None
         if isinstance(tracker, MultiObjectTracker):
-            wanted = chosen_classes(classes.split(","), tracker.class_names) if classes else None
             watch = Watch(tracker, opened, clock, is_live=opened.is_live, classes=wanted)
             followed = iter(watch)
         else:
