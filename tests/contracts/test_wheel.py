@@ -20,6 +20,9 @@ MUST_HAVE = (
     "weights/WEIGHTS.md",
     "weights/sightline-nano/encode.onnx",
     "weights/sightline-nano/track.onnx",
+    "weights/onetrack-m-tiny/tokens.onnx",
+    "weights/onetrack-m-tiny/track.onnx",
+    "datasets/lvis_v1.txt",
     "weights/vittrack.toml",
     "datasets/splits/got10k_vot_train.txt",
 )

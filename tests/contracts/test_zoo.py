@@ -10,7 +10,8 @@ import json
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -32,27 +33,30 @@ from sightline.trackers.protocol import Tracker
 from sightline.trackers.spmtrack import SPMTrackConfig
 from sightline.trackers.template_search import TemplateSearchConfig, TemplateSearchTracker
 from sightline.trackers.zoo import MULTI_OBJECT, TRACKERS, ZOO, MultiObjectConfig
-from sightline.types import TargetState
 
 ROOT = Path(__file__).parents[2]
 WITH_NETWORK = [name for name, entry in ZOO.items() if entry.model]
 WITH_SIDECAR = [name for name, entry in ZOO.items() if entry.sidecar]
 BY_BOX = [name for name, entry in ZOO.items() if not entry.is_multi_object]
 FINDERS = [name for name, entry in ZOO.items() if entry.is_multi_object]
-NETWORKS = [  # each once; larger ones are run by the parity tests alone
+EACH_ONCE = [  # larger ones are run by the parity tests alone
     name
     for name in {(ZOO[name].model, ZOO[name].preset): name for name in reversed(WITH_NETWORK)}.values()
-    if ZOO[name].size_mb < 1000 and name in BY_BOX
+    if ZOO[name].size_mb < 1000
 ]
+NETWORKS = [name for name in EACH_ONCE if name in BY_BOX]
+FINDING_NETWORKS = [name for name in EACH_ONCE if name in FINDERS]
 SLOW_GMAC = 100
+
+
+def with_torch(names: list[str]) -> list[Any]:
+    """The names as parameters of a test that runs networks."""
+    slow = {name: [pytest.mark.slow] if ZOO[name].gmac > SLOW_GMAC else [] for name in names}
+    return [pytest.param(name, marks=[pytest.mark.torch, *slow[name]]) for name in names]
+
+
 # What can run, each in the run that has what it needs.
-RUNNABLE = [
-    *(
-        pytest.param(name, marks=[pytest.mark.torch, *([pytest.mark.slow] if ZOO[name].gmac > SLOW_GMAC else [])])
-        for name in NETWORKS
-    ),
-    *(pytest.param(name, marks=pytest.mark.shared) for name in WITH_SIDECAR),
-]
+RUNNABLE = [*with_torch(NETWORKS), *(pytest.param(name, marks=pytest.mark.shared) for name in WITH_SIDECAR)]
 TRAINED = {name for models in RECIPES.values() for name in models}
 # What a loop's maps are called besides the score, and how many channels they have.
 MAPS: Mapping[type, Mapping[str, int]] = {
@@ -271,7 +275,17 @@ def watched_tracker(name: str, request: pytest.FixtureRequest) -> tuple[Tracker,
     return TRACKERS[type(entry.tracker)](session, entry.tracker, name), session
 
 
-def through_a_file(state: TargetState, path: Path) -> TargetState:
+def filled(name: str) -> Any:
+    """The network of a row that finds its targets, with weights that are determined by their names."""
+    from tests.parity import fill, gtr_fill
+
+    model = empty_model(name)
+    if isinstance(ZOO[name].tracker, OneTrackMConfig):
+        return fill.fill(model)
+    return gtr_fill.fill(model, plus={"bbox_pred.bias": 3.0, ".scale": 1.0, "edge_weights": 0.5})  # boxes with sides
+
+
+def through_a_file(state: Any, path: Path) -> Any:
     np.savez(path, **state.to_arrays())
     with np.load(path, allow_pickle=False) as arrays:
         return type(state).from_arrays(arrays)
@@ -312,6 +326,43 @@ def test_shapes_batches_saved_states_and_determinism(
     assert tracker.update(frames[1], restored) == alone  # the same bits
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Many small maps are slower by two."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("name", with_torch(FINDING_NETWORKS))
+def test_saved_states_and_determinism_of_what_finds_by_itself(name: str, frames: Any, tmp_path: Path) -> None:
+    from sightline.models.session import TorchSession
+
+    entry = ZOO[name]
+    few: Any = {"side_px": 256, "max_objects": 8} if isinstance(entry.tracker, GTRConfig) else {"started_from": 0.4}
+    names = classes_of(entry)
+    tracker = MULTI_OBJECT[type(entry.tracker)](TorchSession(filled(name)), replace(entry.tracker, **few), name, names)
+    seen = [*frames, None, *frames]
+    states = [tracker.init()]
+    for frame in seen:
+        states.append(tracker.update(frame, states[-1]))
+    history = [track for state in states for track in state.tracks]
+    assert len(history) >= 4 and {track.frame_index for track in history} <= {0, 1, 3, 4}
+    assert all(0 <= track.class_id < len(names) for track in history)
+    for frame, before, after in zip(seen, states, states[1:], strict=False):
+        restored = through_a_file(before, tmp_path / "state.npz")
+        assert restored == before == pickle.loads(pickle.dumps(before)) != after
+        assert tracker.update(frame, restored) == after  # the same bits
+    finished = tracker.finish(states[-1], history)
+    assert finished == tracker.finish(restored := through_a_file(states[-1], tmp_path / "state.npz"), history)
+    assert restored == states[-1]
+    assert [track.frame_index for track in finished] == sorted(track.frame_index for track in finished)
+
+
 @pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("name", NETWORKS)
@@ -323,5 +374,18 @@ def test_runtime_agrees_with_torch(name: str, tmp_path: Path) -> None:
     model: Any = fill(empty_model(name))
     if ZOO[name].fused:
         model = resolve(ZOO[name].fused)(model)
+    export_onnx(model, tmp_path, name=name, tracker=ZOO[name].tracker, options={}, weights_sha256="")
+    assert max(verify(model, tmp_path, tolerance=1e-4, repeats=1).differences.values()) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+@pytest.mark.parametrize("name", [name for name in FINDING_NETWORKS if not ZOO[name].official_file])
+def test_runtime_agrees_with_torch_of_what_finds_by_itself(name: str, tmp_path: Path) -> None:
+    """The released sizes of GTR are exported in tests/e2e/test_gtr_commands.py."""
+    from sightline.export.onnx import export_onnx
+    from sightline.export.verify import verify
+
+    model = filled(name)
     export_onnx(model, tmp_path, name=name, tracker=ZOO[name].tracker, options={}, weights_sha256="")
     assert max(verify(model, tmp_path, tolerance=1e-4, repeats=1).differences.values()) <= 1e-4

@@ -71,8 +71,8 @@ def test_the_table_has_every_row_and_its_figures(capsys: Capture, monkeypatch: p
         assert float(row[3]) == pytest.approx(entry.gmac, rel=0.05)
         for figure in set(entry.published) & set(PUBLISHED.values()):
             assert f"{entry.published[figure]:.1f}" in row[4:]
-        for figure in entry.measured.values():
-            assert f"{figure:.3f}" in row[4:]
+        for figure in set(entry.measured) & set(MEASURED.values()):
+            assert f"{entry.measured[figure]:.3f}" in row[4:]
         assert " ".join(row[8:]) == ("bundled" if entry.bundled else "not here")
         assert entry.licence in table
     for name, tracker in OPENCV.items():
