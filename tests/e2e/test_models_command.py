@@ -14,7 +14,7 @@ import pytest
 
 import sightline
 from sightline.cli import main
-from sightline.cli.models import MEASURED, PUBLISHED
+from sightline.cli.models import MEASURED, PUBLISHED, is_here
 from sightline.errors import CheckpointError, SightlineError
 from sightline.runtime.store import BUNDLED, find, model_shelf, sha256_of
 from sightline.trackers.opencv import OPENCV
