@@ -503,9 +503,8 @@ def test_help(capsys: Capture) -> None:
         told = capsys.readouterr().out
         assert "sightline train NAME:full" in told and "sightline-nano, ostrack-256," in told
         assert "spmtrack-b:got10k" in told and " mvt, spmtrack-b, spmtrack-l, spmtrack-g, spmtrack-tiny, " in told
-        assert told.endswith(
-            "spmtrack-tiny:backbone; in short nano for sightline-nano and ostrack for ostrack-256-ce.\n"
-        )
+        assert "spmtrack-tiny:backbone" in told and "onetrack-m-tiny" in told and "gtr-mot-full" in told
+        assert told.endswith("; in short nano for sightline-nano and ostrack for ostrack-256-ce.\n")
     with pytest.raises(SystemExit) as stopped:
         run("ostrack-256-ce:full", "--help")
     told = capsys.readouterr().out

@@ -347,6 +347,7 @@ def built(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, .
         return tiny, "c" * 64
 
     monkeypatch.setattr("sightline.loading.model_for_inference", model_for_inference)
+    monkeypatch.setattr("sightline.loading.tracker_of", lambda name, weights: ZOO[name].tracker)
     return asked
 
 

@@ -36,7 +36,7 @@ from sightline.trackers.onetrack_m import OneTrackMTracker
 from sightline.trackers.zoo import ZOO
 from tests.parity import fill as by_name
 from tests.parity.gtr_fill import fill
-from tests.parity.test_gtr_tracking import CASES, MODES, config_of, follow, official, weights
+from tests.parity.test_gtr_tracking import CASES, MODES, config_of, follow, frames_of, official, weights
 
 pytestmark = pytest.mark.torch
 
@@ -225,17 +225,18 @@ class Association(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def related(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], OnnxSession]]:
-    """The exported association of a stored video."""
-    home, made = tmp_path_factory.mktemp("association"), dict[str, OnnxSession]()
+def related(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Exported]]:
+    """The association of a stored video."""
+    home, made = tmp_path_factory.mktemp("association"), dict[str, Exported]()
 
-    def get(video: str) -> OnnxSession:
+    def get(video: str) -> Exported:
         network = "tao" if video == "track_tao" else "mot"
         if network not in made:
             rng = np.random.default_rng(0)
             calls = {"associate": {"features": objects(rng, 5, 1024), "queries": objects(rng, 3, 1024)}}
-            model = Association(video).eval()
-            made[network] = save(model, calls | {"association": {}}, home / network, gtr_loop.GTR_MOT)
+            model, folder = Association(video).eval(), home / network
+            runtime = save(model, calls | {"association": {}}, folder, gtr_loop.GTR_MOT)
+            made[network] = Exported(TorchSession(model), runtime, folder)
         return made[network]
 
     yield get
@@ -243,13 +244,13 @@ def related(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 
 @pytest.fixture(scope="module")
-def answers(related: Callable[[str], OnnxSession]) -> Callable[[str, int], Any]:
+def answers(related: Callable[[str], Exported]) -> Callable[[str, int], Any]:
     """What the exported association says on a stored video; it depends on the window, and on no other rule."""
     made: dict[tuple[str, int], Any] = {}
 
     def get(video: str, window: int) -> Any:
         if (video, window) not in made:
-            recording = RecordingSession(related(video))
+            recording = RecordingSession(related(video).runtime)
             follow(video, replace(config_of(video, MODES[video][0]), window=window), recording)
             made[video, window] = recording.answers
         return made[video, window]
@@ -261,6 +262,19 @@ def identities(states: list[gtr_loop.GTRState]) -> list[list[int]]:
     return [[track.track_id for track in state.tracks] for state in states]
 
 
+@pytest.mark.parametrize(("video", "window"), [("track_long", 32), ("track_tao", 16)])
+def test_logits_of_a_full_window_are_those_of_torch(
+    video: str, window: int, related: Callable[[str], Exported]
+) -> None:
+    frames = [detections.embeddings for detections in frames_of(video)][-window:]
+    arrays = {"features": np.concatenate(frames), "queries": frames[-1]}
+    found, expected = (
+        each.run("associate", arrays)["logits"] for each in (related(video).runtime, related(video).reference)
+    )
+    assert found.shape == (len(frames[-1]), sum(map(len, frames))) and np.ptp(found) > 1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
+
+
 @pytest.mark.parametrize(("video", "mode"), CASES)
 def test_identities_are_the_official_ones(video: str, mode: str, answers: Callable[[str, int], Any]) -> None:
     """On `track_short` some frames are empty: the graph is never asked about no objects."""
@@ -269,14 +283,14 @@ def test_identities_are_the_official_ones(video: str, mode: str, answers: Callab
     assert identities(states) == official(video, mode)["raw_ids"]
 
 
-def test_identities_are_the_official_ones_in_streaming(related: Callable[[str], OnnxSession]) -> None:
+def test_identities_are_the_official_ones_in_streaming(related: Callable[[str], Exported]) -> None:
     video, mode = "track_short", MODES["track_short"][0]
-    states = follow(video, config_of(video, mode, streaming=True), related(video))
+    states = follow(video, config_of(video, mode, streaming=True), related(video).runtime)
     assert identities(states) == official(video, mode)["raw_ids"]
 
 
-def test_identities_of_another_network_are_others(related: Callable[[str], OnnxSession]) -> None:
-    states = follow(LONG, config_of(LONG, LONG_MODE, with_iou=False, centre_gate=0.0), related("track_tao"))
+def test_identities_of_another_network_are_others(related: Callable[[str], Exported]) -> None:
+    states = follow(LONG, config_of(LONG, LONG_MODE, with_iou=False, centre_gate=0.0), related("track_tao").runtime)
     assert identities(states) != official(LONG, "no_iou")["raw_ids"]
 
 

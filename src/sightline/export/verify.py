@@ -25,8 +25,8 @@ from sightline.trackers.zoo import MultiObjectConfig, TrackerConfig
 
 WARM_UPS = 2  # passes before those that count
 # Numbers of one size in every model. Of all else the largest value is the unit, where it exceeds 1: sizes may be in
-# cells, boxes are in pixels, and the values of a feature or a query are of the model's own making.
-MAPS = ("score_map", "offset_map", "box_map", "heat_map", "displacement_map", "class_scores", "logits")
+# cells, boxes are in pixels, and what a feature, a query or their product is, is of the model's own making.
+MAPS = ("score_map", "offset_map", "box_map", "heat_map", "displacement_map", "class_scores")
 LEVELS = ("reg_", "agn_")  # how the maps of GTR's detector begin
 
 
@@ -34,7 +34,7 @@ LEVELS = ("reg_", "agn_")  # how the maps of GTR's detector begin
 class Report:
     """How far an export is from its model, and what its graphs cost.
 
-    differences: of each map, score and logit the largest absolute difference; of all else the same in units of its
+    differences: of each map and score the largest absolute difference; of all else the same in units of its
     largest value, where that exceeds 1. torch_ms, runtime_ms: median milliseconds of each graph for what `timed` says.
     """
 
