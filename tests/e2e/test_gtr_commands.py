@@ -126,10 +126,12 @@ def tracked(workshop: Path, name: str, *arguments: str) -> np.ndarray:
 
 
 def same(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """The same identities on the same frames, boxes and scores but for rounding."""
+    """The same identities on the same frames, boxes and scores but for rounding, and for the order that follows it."""
+    if ours.shape != theirs.shape:
+        return False
+    ours, theirs = (rows[np.lexsort((rows[:, 6], rows[:, 1], rows[:, 0]))] for rows in (ours, theirs))
     return (
-        ours.shape == theirs.shape
-        and np.array_equal(ours[:, :2], theirs[:, :2])
+        np.array_equal(ours[:, :2], theirs[:, :2])
         and np.allclose(ours[:, 2:6], theirs[:, 2:6], rtol=0, atol=BOXES_ATOL)
         and np.allclose(ours[:, 6], theirs[:, 6], rtol=0, atol=2e-4)
     )
@@ -369,6 +371,9 @@ def test_a_released_model_from_its_file_to_its_graphs(
     name: str, workshop: Path, released: Callable[[str], Path], capsys: Capture
 ) -> None:
     path, small = released(name), ["--set", "side_px=256", "--set", "min_boxes=2"]
+    small += (
+        ["--set", "class_from=0.85"] if name == "gtr-tao" else []
+    )  # else rounding decides which classes are left out
     expected = tracked(workshop, name, "--weights", str(path), *small)
     assert len(expected) >= 10
     converted = workshop / f"{name}.safetensors"
