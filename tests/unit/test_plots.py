@@ -175,6 +175,7 @@ def seen(spans: dict[int, list[int]], num_frames: int = 10) -> TrackHistory:
     return kept
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_tracks_are_lines_where_they_were(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tracks{suffix}"
@@ -185,6 +186,7 @@ def test_tracks_are_lines_where_they_were(tmp_path: Path, suffix: str) -> None:
         assert "#4" in drawn and "#9" in drawn and "2 tracks" in drawn and "time (s)" in drawn
 
 
+@pytest.mark.extras
 def test_a_run_without_a_track_is_an_empty_picture(tmp_path: Path) -> None:
     plot_tracks(tmp_path / "none.png", TrackHistory(), "a run")
     assert (tmp_path / "none.png").stat().st_size > 1000
