@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from sightline.datasets.cutouts import drawn_gallery
 from sightline.datasets.mot_text import FileRows, MotRows
 from sightline.datasets.multi import MotSequence, read_mot_sequence
 from sightline.datasets.stills import Still
@@ -225,8 +226,9 @@ def test_sources_are_opened_by_name(still: Still, tmp_path: Path, sequence: MotS
         home / "annotations.json",
         {"images": [{"id": 1, "file_name": "1.png"}], "annotations": boxes, "categories": kinds},
     )
-    texts = ("synthetic*3", "images=pictures*0.5", f"mot={sequence.name}")
-    synthetic, pictures, clips = open_window_sources(texts, tmp_path, REGIME)
+    texts = ("synthetic*3", "images=pictures*0.5", f"mot={sequence.name}", "synthetic:drawn*2")
+    synthetic, pictures, clips, drawn = open_window_sources(texts, tmp_path, REGIME)
+    assert isinstance(drawn, SyntheticWindows) and drawn.weight == 2 and drawn.gallery is drawn_gallery()
     assert isinstance(synthetic, SyntheticWindows) and isinstance(clips, SequenceWindows)
     assert isinstance(pictures, StillWindows) and pictures.class_id == 2
     assert [source.weight for source in (synthetic, pictures, clips)] == [3, 0.5, 1]

@@ -75,9 +75,10 @@ class OneTrackMTraining:
     data: Path | None = None
     """The folder that holds the data sets; by default SIGHTLINE_DATA or the config file says."""
     sources: tuple[str, ...] = ("mot17:half-train",)
-    """What windows are drawn from: synthetic, or `NAME[:SPLIT][=FOLDER]` of images or sequences; each `*WEIGHT`."""
+    """What windows are drawn from: synthetic, synthetic:drawn (figures in place of `cutouts`), or
+    `NAME[:SPLIT][=FOLDER]` of images or sequences; each `*WEIGHT`."""
     cutouts: tuple[str, ...] = ()
-    """Folders of images, under `data`, that synthetic sequences are made of; none: figures are drawn."""
+    """Folders of images, under `data`, that sequences of `synthetic` are made of; none: figures are drawn."""
     init: str = ""
     """A file with the weights of the backbone, or of a whole OneTrack-M; sightline-nano for its backbone; or none."""
     tmp_epochs: tuple[int, int, int, int] = (50, 50, 50, 50)

@@ -304,18 +304,19 @@ def _known(sequence: MotSequence) -> Rows:
 def open_window_sources(
     texts: Sequence[str], root: str | Path | None, synthetic: SyntheticConfig, cutouts: Sequence[str] = ()
 ) -> list[WindowSource]:
-    """The sources of these texts: "synthetic", or `NAME[:SPLIT][=FOLDER]` of a set of images or of sequences, with
-    `*WEIGHT` behind, as in `datasets.mixture`. Of images the boxes of persons are taken, or all where there is no such
-    class.
+    """The sources of these texts: "synthetic", "synthetic:drawn", or `NAME[:SPLIT][=FOLDER]` of a set of images or of
+    sequences, with `*WEIGHT` behind, as in `datasets.mixture`. Of images the boxes of persons are taken, or all where
+    there is no such class.
 
     cutouts: folders of images under `root` that synthetic sequences are made of (`datasets.cutouts.open_gallery`, some
-    12 s); none: they are drawn. Raises `DatasetError` for other texts, and where nothing is to be read.
+    12 s); without them, and of synthetic:drawn, figures are drawn. Raises `DatasetError` for other texts, and where
+    nothing is to be read.
     """
     found: list[WindowSource] = []
     for text in texts:
         place, weight = split_weight(text)
-        if place == "synthetic":
-            folders = [Path(root or "").expanduser() / folder for folder in cutouts]
+        if place in ("synthetic", "synthetic:drawn"):
+            folders = [Path(root or "").expanduser() / folder for folder in cutouts if place == "synthetic"]
             found.append(SyntheticWindows(synthetic, open_gallery(folders) if folders else drawn_gallery(), weight))
             continue
         named = NAMED.fullmatch(place)
@@ -323,8 +324,8 @@ def open_window_sources(
         kind = dataset_row(name)[1].kind if name else "sot"
         if kind == "sot":
             raise DatasetError(
-                f"source {text!r}: got no set of images or many targets; expected synthetic, or NAME[:SPLIT][=FOLDER], "
-                "as images=my_images or mot17:half-train. Run: sightline data"
+                f"source {text!r}: got no set of images or many targets; expected synthetic, synthetic:drawn, or "
+                "NAME[:SPLIT][=FOLDER], as images=my_images or mot17:half-train. Run: sightline data"
             )
         dataset = open_dataset(name, split, Path(root or "").expanduser() / folder if folder else root)
         if dataset.annotated is None or kind == "mot":

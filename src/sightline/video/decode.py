@@ -159,7 +159,10 @@ def _packets(
 def _announced_end_s(container: InputContainer, stream: av.VideoStream) -> float:
     """When the pictures end by the file's header, on their own clock; 0 where it does not say."""
     if stream.duration and stream.time_base:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        length = stream.duration
+        if container.format.name == "avi":  # whose duration FFmpeg shortens to what is there, and not this number
+            length = max(length, stream.frames)
+        return float(((stream.start_time or 0) + length) * stream.time_base)
     try:  # Matroska's tag of the track
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
