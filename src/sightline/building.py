@@ -143,6 +143,7 @@ def tensors_for(
 
     network: of the model `name`; only names and shapes are looked at.
     """
+    from sightline.checkpoints.files import MODEL
     from sightline.checkpoints.official import check_against
 
     if join := entry_of(name).join:
@@ -151,7 +152,8 @@ def tensors_for(
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     unused = entry_of(name).unused
     tensors = {key: value for key, value in weights.tensors.items() if not (unused and key.endswith(unused))}
-    check_against(tensors, expected, source=weights.path.name, model=name)
+    told = weights.metadata.get(MODEL, "")
+    check_against(tensors, expected, source=weights.path.name, model=name, told=told)
     return tensors
 
 

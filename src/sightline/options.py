@@ -51,7 +51,8 @@ def check_known(name: str, option: str, known: Iterable[str]) -> None:
     names = list(known)
     if option not in names:
         expected = f"one of {', '.join(names)}" if names else "none, since it has no settings"
-        raise SightlineError(f"option of {name}: got {option!r}; expected {expected}.{nearest(option, names)}")
+        advice = nearest(option, names) or f" Run: sightline models {name}"
+        raise SightlineError(f"option of {name}: got {option!r}; expected {expected}.{advice}")
 
 
 def parse_settings(name: str, kinds: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def test_processes_share_the_sequences(data: Path, weights: Path, tmp_path: Path
     [
         (["--dataset", "folder"], "expected sequences of many targets, which it finds"),
         (["--dataset", "mot", "--set", "match_iou=2"], "match_iou"),
+        (["--dataset", "tao"], "for TAO; expected one whose results are rows of text, not JSON. Choose another"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -86,6 +87,10 @@ def test_what_does_not_fit_is_refused(
     clip = tmp_path / "data" / "cat"
     clip.mkdir(parents=True)
     (clip / "groundtruth.txt").write_text("1,2,3,4\n")
+    (clip.parent / "annotations").mkdir()
+    (clip.parent / "annotations" / "validation.json").write_text(
+        '{"videos": [], "images": [], "annotations": [], "categories": []}'
+    )
     place = ["--data", str(data if "mot" in arguments else clip.parent), "--out", str(tmp_path / "out")]
     assert main(["eval", "--model", NAME, "--weights", str(weights), *place, *arguments]) == 2
     said = capsys.readouterr().err

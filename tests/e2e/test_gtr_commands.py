@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from sightline.building import empty_model
 from sightline.checkpoints.official import recognise
 from sightline.cli import main
 from sightline.datasets.lvis import class_names
-from sightline.errors import ExportMismatch
+from sightline.errors import ExportMismatch, ProtocolError
 from sightline.export.verify import verify
+from sightline.imaging.resize import prepared
 from sightline.models import gtr
 from sightline.models.session import TorchSession
+from sightline.trackers.gtr import GTRTracker, size_in_network
 from sightline.trackers.zoo import ZOO
 from tests.e2e.scene import HEIGHT, WIDTH, names_in, pictures, read_rows, write_clip, write_images
 from tests.parity.gtr_fill import fill, manifest
@@ -184,6 +187,35 @@ def test_a_setting_is_heard(workshop: Path, file: Path, expected: np.ndarray) ->
     for setting in ("window=2", "object_from=0.88", "variant=paper", "side_px=256", "min_boxes=1"):
         assert not same(tracked(workshop, TINY, "--weights", str(file), "--set", setting), expected), setting
     assert not len(tracked(workshop, TINY, "--weights", str(file), "--set", "object_from=1"))  # finds nothing
+
+
+@pytest.mark.parametrize("name", [TINY, "gtr-mot", TAO])
+def test_a_frame_may_have_any_size(name: str) -> None:
+    """Here the smallest map has one cell, as a network sees 128 px of a frame or less; each is of two frames."""
+    torch.manual_seed(0)
+    session = TorchSession(empty_model(name))
+    config = replace(ZOO[name].tracker, side_px=64, longest_px=128, object_from=0.0, max_objects=8)
+    tracker = GTRTracker(session, config, class_names=class_names() if config.classify else ("person",))
+    for height, width in ((1, 1), (20, 20), (64, 48), (1, 300), (300, 1)):
+        size = size_in_network(height, width, config)
+        image, _ = prepared(noise(height, width), size, config.mean, config.std, config.pad_to)
+        assert session.run("detect", {"image": image})["reg_4"].shape == (1, 4, 1, 1)
+        state = tracker.init()
+        for _ in range(2):
+            state = tracker.update(noise(height, width), state)
+        assert [len(frame) for frame in state.window] == [8, 8]
+        assert np.isfinite([track.xywh for track in state.tracks]).all()
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_network_that_norms_single_cells_says_so() -> None:
+    network = gtr.GTR(replace(gtr.GTR_TINY, channels=32)).eval()
+    tracker = GTRTracker(TorchSession(network), replace(ZOO[TINY].tracker, side_px=64))
+    with pytest.raises(ProtocolError, match=r"^frame 0: graph 'detect': .*Expected more than 1 value per channel"):
+        tracker.update(noise(20, 20), tracker.init())
 
 
 # Classes

@@ -47,13 +47,81 @@ def test_an_unknown_verb_is_refused(capsys: Capture):
     assert told.err == f"error: verb: got 'frobnicate'; expected one of {', '.join(VERBS)}. Run: sightline --help\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unknown", "nearest"),
+    [
+        ("track clip.mp4 --bocks 1,2,3,4", "--bocks", "--box"),
+        ("track clip.mp4 --max_frame=3", "--max_frame", "--max-frames"),
+        ("track clip.mp4 -threads 2", "-threads", "--threads"),
+        ("models --bacbone f", "--bacbone", "--backbone"),
+        ("convert a.pth -o b --quick", "--quick", ""),
+        ("export sightline-nano --outptu a", "--outptu", "--output"),
+        ("eval --no-resum", "--no-resum", "--no-resume"),
+        ("data --spilt val", "--spilt", "--split"),
+        ("doctor --bogus", "--bogus", ""),
+    ],
+)
+def test_an_unknown_option_is_told_with_the_nearest(arguments: str, unknown: str, nearest: str, capsys: Capture):
+    assert main(arguments.split()) == 2
+    verb = f"sightline {arguments.split()[0]}"
+    advice = f"Did you mean {nearest}?" if nearest else f"Run: {verb} --help"
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"error: option: got {unknown}; expected one that {verb} has. {advice}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("track a.mp4 --threads many", "--threads: got 'many'; expected a whole number. Give another."),
+        ("track a.mp4 --start 1.5", "--start: got '1.5'; expected a whole number. Give another."),
+        ("track a.mp4 --max-frames few", "--max-frames: got 'few'; expected a whole number. Give another."),
+        ("track a.mp4 --backend trt", "--backend: got 'trt'; expected one of auto, onnx, torch. Choose one."),
+        ("track a.mp4 --backend onxx", "--backend: got 'onxx'; expected one of auto, onnx, torch. Did you mean onnx?"),
+        ("track a.mp4 --box", "--box: got no value; expected X,Y,W,H. Write it after the option."),
+        ("track a.mp4 --box --start 3", "--box: got no value; expected X,Y,W,H. Write it after the option."),
+        ("track a.mp4 --pick=no", "arguments: got 'no'; expected nothing more. Leave it out, or run: sightline track"),
+        ("models mvt --backbone", "--backbone: got no value; expected FILE. Write it after the option."),
+        ("convert a.pth", "sightline convert: got no --output FILE; expected one. Run: sightline convert --help"),
+        ("convert a.pth -o b --seed x", "--seed: got 'x'; expected a whole number. Give another."),
+        ("export", "sightline export: got no NAME and no --output FOLDER; expected each. Run: sightline export --help"),
+        ("export a b -o c", "arguments: got 'b'; expected nothing more. Leave it out, or run: sightline export --help"),
+        ("export a -o b --ce-layers x", "--ce-layers: got 'x'; expected a whole number. Give another."),
+        ("export a -o b --ce-keep-ratios x", "--ce-keep-ratios: got 'x'; expected a number. Give another."),
+        ("export a -o b --compression no", "--compression: got 'no'; expected one of per_expert, shared. Choose one."),
+        ("eval --workers two", "--workers: got 'two'; expected a whole number. Give another."),
+        ("eval --dataset", "--dataset: got no value; expected NAME. Write it after the option."),
+        ("data pack a -o b --crop wide", "--crop: got 'wide'; expected a number. Give another."),
+        ("doctor now", "arguments: got 'now'; expected nothing more. Leave it out, or run: sightline doctor --help"),
+    ],
+)
+def test_what_cannot_be_parsed_is_told_in_a_sentence(arguments: str, sentence: str, capsys: Capture):
+    assert main(arguments.split()) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith(f"error: {sentence}") and told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("trouble", ["missing", "changed"])
+def test_where_tyro_does_not_say_what_is_wrong_its_box_does(
+    trouble: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    if trouble == "missing":
+        monkeypatch.delattr("tyro._errors.on_parse_error")
+    else:  # an event without what is asked of it
+        monkeypatch.setattr("sightline.cli.parsing.form", lambda argument: argument.anything)
+    with pytest.raises(SystemExit) as stopped:
+        main(["track", "clip.mp4", "--threads", "many"])
+    told = capsys.readouterr()
+    assert (stopped.value.code, told.out) == (2, "")
+    assert "many" in told.err and told.err.count("\n") > 1
+
+
 def test_the_status_is_that_of_the_process():
     done = command(["frobnicate"])
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     done = command(["--version"])
     assert (done.returncode, done.stdout, done.stderr) == (0, f"sightline {sightline.__version__}\n", "")
     done = command(["doctor", "--bogus"])
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 def test_doctor_prints_versions_and_passes(capsys: Capture):

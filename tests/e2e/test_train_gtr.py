@@ -20,6 +20,7 @@ from sightline.checkpoints.files import MODEL, read_weights
 from sightline.cli import main
 from sightline.models.res2net import Res2NetConfig
 from sightline.recipes import train_gtr
+from sightline.training import opening
 from sightline.training.clips import ClipExamples, ClipsConfig, SyntheticClips
 from sightline.training.feed import batches
 from sightline.training.joint import JointSettings, Learner
@@ -176,6 +177,23 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     }
 
 
+def test_a_run_is_judged_by_scenes_and_trains_as_one_that_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "SCENE_FRAMES", 2)
+    settings = dataclasses.replace(SMALL, steps=1, warmup_steps=0)
+    found = trained(settings, tmp_path / "judged", val=("synthetic",))
+    assert found["total"] == trained(settings, tmp_path / "plain")["total"]
+    with (tmp_path / "judged" / "validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["epoch"], row["examples"]) for row in rows] == [("1", "", "1")]
+    assert list(rows[0])[3:] == ["HOTA", "DetA", "AssA", "IDF1", "MOTA", "synthetic-0", "synthetic-1"]
+    assert [path.name for path in (tmp_path / "judged" / "pictures").iterdir()] == ["step-000001-scenes.jpg"]
+    one, other = (read_weights(tmp_path / run / "last.safetensors").tensors for run in ("judged", "plain"))
+    assert all(np.array_equal(value, other[name]) for name, value in one.items())
+    assert (tmp_path / "judged" / "best.safetensors").exists() and not (tmp_path / "plain" / "validation.csv").exists()
+
+
 def test_a_step_that_stopped_a_run_is_done_again(tmp_path: Path, caplog: Log) -> None:
     learner = Learner(train_gtr.first_network(SMALL), SMALL.losses)
     state = learner.state_dict()
@@ -203,6 +221,10 @@ def test_a_step_that_stopped_a_run_is_done_again(tmp_path: Path, caplog: Log) ->
             ["gtr-tiny:full", "--init", "none", "--sources", "got10k:train"],
             "source 'got10k:train': got no set of images",
         ),
+        (
+            ["gtr-tiny:detector", "--init", "none", "--val", "synthetic"],
+            "val: got synthetic; expected none for a detector by itself or for many classes",
+        ),
         (["gtr-tiny:full", "--init", "none"], "out: got none; expected a folder for the run. Pass --out RUN."),
         (["gtr-tiny:full", "--init", "gone.pth"], "weights 'gone.pth': got No such file"),
     ],
@@ -215,7 +237,8 @@ def test_what_is_refused_in_a_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", *arguments]) == 2
+    out = [] if sentence.startswith("out") else ["--out", "run"]
+    assert main(["train", *arguments, *out]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ") and sentence in told and told.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

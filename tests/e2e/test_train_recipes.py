@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from sightline.building import build_model, empty_model
-from sightline.checkpoints.files import MODEL, read_weights, write_safetensors
+from sightline.checkpoints.files import FORMAT_VERSION, MODEL, OUR_FORMAT_VERSION, read_weights, write_safetensors
 from sightline.checkpoints.spmtrack import SCALARS, delta_of
 from sightline.checkpoints.starts import start_model
 from sightline.cli import main
@@ -504,7 +504,7 @@ def test_help(capsys: Capture) -> None:
         assert "sightline train NAME:full" in told and "sightline-nano, ostrack-256," in told
         assert "spmtrack-b:got10k" in told and " mvt, spmtrack-b, spmtrack-l, spmtrack-g, spmtrack-tiny, " in told
         assert "spmtrack-tiny:backbone" in told and "onetrack-m-tiny" in told and "gtr-mot-full" in told
-        assert told.endswith("; in short nano for sightline-nano and ostrack for ostrack-256-ce.\n")
+        assert "; in short nano for sightline-nano and ostrack for ostrack-256-ce.\nOpenCV's own nano, which" in told
     with pytest.raises(SystemExit) as stopped:
         run("ostrack-256-ce:full", "--help")
     told = capsys.readouterr().out
@@ -575,6 +575,62 @@ def test_what_is_refused_in_a_sentence_and_leaves_nothing(
 def test_a_run_without_a_folder_is_refused(own: Path, capsys: Capture) -> None:
     assert run("nano", "--data", own) == 2
     assert capsys.readouterr().err == "error: out: got none; expected a folder for the run. Pass --out RUN.\n"
+
+
+def test_what_was_trained_is_not_taken_for_another_models(own: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Not OpenCV's nano, nor what the file says it is not, nor the folder for the file in it."""
+    weights, _ = build_model("sightline-nano", None)
+    path = tmp_path / "run" / "last.safetensors"
+    path.parent.mkdir()
+    tensors = {key: value.numpy() for key, value in weights.state_dict().items()}
+    write_safetensors(path, tensors, {MODEL: "sightline-nano", FORMAT_VERSION: OUR_FORMAT_VERSION})
+    frames = str(next((own / "cat").rglob("img")))
+    for model, given, sentence in (
+        ("nano", path, "a file or their folder. Sightline's own is sightline-nano.\n"),
+        ("mvt", path, ": this file is of sightline-nano. Name that model, or give the weights of mvt.\n"),
+        ("sightline-nano", path.parent, "expected encode.onnx and track.onnx. Pass a file of it: last.safetensors.\n"),
+    ):
+        assert main(["track", frames, "--box", "40,60,48,48", "--model", model, "--weights", str(given)]) == 2
+        told = capsys.readouterr().err
+        assert told.endswith(sentence) and told.count("\n") == 1
+
+
+def test_the_folder_is_looked_at_before_the_data(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "mvts").mkdir()
+    (tmp_path / "mvts" / "last.pt").write_text("not opened")
+    write(tmp_path / "mvts" / "run.json", {"settings": {"model": "mvt"}})
+    file, last = tmp_path / "file", tmp_path / "mvts" / "last.pt"
+    for out, sentence in (
+        ("file", f"out: cannot make {file}: got 'Not a directory'; expected a place for it. Choose another."),
+        ("mvts", f"checkpoint {last}: got a run of mvt; expected one of sightline-nano. Choose another --out."),
+    ):
+        assert run("nano", "--data", "nowhere", "--out", tmp_path / out) == 2
+        assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--epoch 3", "option: got --epoch; expected one that sightline train nano has. Did you mean --epochs?"),
+        ("--epochs few", "--epochs: got 'few'; expected a whole number. Give another."),
+        ("--lr small", "--lr: got 'small'; expected a number. Give another."),
+        (
+            "--precision bf16",
+            "--precision: got 'bf16'; expected one of 16-mixed, 32-true, bf16-mixed. Choose one.",
+        ),
+        ("--data", "--data: got no value; expected PATH. Write it after the option."),
+        (
+            "my_clips",
+            "arguments: got 'my_clips'; expected nothing more. Leave it out, or run: sightline train nano --h",
+        ),
+        ("--model mvt", "option: got --model; expected one that sightline train nano has. "),
+    ],
+)
+def test_what_a_recipe_cannot_parse_is_told_in_a_sentence(arguments: str, sentence: str, capsys: Capture) -> None:
+    assert run("nano", *arguments.split()) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith(f"error: {sentence}") and told.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("package", ["torch", "lightning_fabric"])

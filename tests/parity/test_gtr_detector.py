@@ -41,6 +41,7 @@ from sightline.models.dla import DLAConfig
 from sightline.models.gtr import GTR, GTR_MOT, GTR_MOT_FULL, GTR_TAO, GTRConfig
 from sightline.models.res2net import Res2NetConfig
 from sightline.models.roi_align import roi_align
+from sightline.training.detection import class_loss
 from tests.parity.gtr_fill import DATA, fill, manifest, manifest_of, stored
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -377,6 +378,21 @@ def test_with_two_maps_a_box_is_read_from_that_of_its_size() -> None:
     from_both = model.classify(found["p3"], boxes, size, p4=found["p4"])["class_scores"]
     assert not torch.equal(from_both, model.classify(found["p3"], boxes, size)["class_scores"])
     assert model.classify(found["p3"], boxes[:0], size, p4=found["p4"])["boxes"].shape == (0, 4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("num_classes", "is_shared"), [(1, True), (3, False)])
+def test_one_class_and_nothing_share_a_softmax(num_classes: int, is_shared: bool) -> None:
+    model = build(replace(SMALL_CASCADE, num_classes=num_classes))
+    for predictor in model.roi_heads.box_predictor:
+        nn.init.normal_(predictor.cls_score.bias, std=2)
+    scores = model.classify(torch.randn(1, 64, 32, 48), corners(9), torch.tensor([250.0, 380.0]))["class_scores"]
+    assert scores.shape == (9, num_classes + 1) and scores.min() > 0 and scores.max() < 1
+    assert bool(((scores.sum(dim=1) - 1).abs() < 1e-5).all()) == is_shared
+    if is_shared:  # it is what training lowers
+        logits = torch.randn(9, 2)
+        losses = torch.stack([class_loss(row[None], torch.tensor([0])) for row in logits])
+        torch.testing.assert_close(losses, -logits.softmax(dim=1)[:, 0].log())
 
 
 def test_boxes_move_by_their_size_and_stretch_by_its_logarithm() -> None:

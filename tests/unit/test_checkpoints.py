@@ -298,6 +298,8 @@ def test_lost_added_and_foreign_tensors_are_counted() -> None:
     assert sentence(expected | {"c": (5,)}) == f"weights 'x' hold 1 tensor unknown to toy, first c (5,): {unknown}"
     assert sentence({"c": (1,)}).startswith("weights 'x' miss 3 of 4 tensors, first a.weight (2,) and hold 1 tensor")
     check_against(of({k: v for k, v in expected.items() if "num" not in k}), expected, source="x", model="toy")
+    with pytest.raises(CheckpointError, match=r"this file is of bear\. Name that model, or give the weights of toy\.$"):
+        check_against(of({"c": (1,)}), expected, source="x", model="toy", told="bear")
 
 
 def test_a_cut_file_of_the_right_model_is_not_sent_elsewhere() -> None:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from sightline.building import empty_model
 from sightline.errors import ExportMismatch, ProtocolError
-from sightline.export.detection_graphs import free_axes, patches
+from sightline.export.detection_graphs import LONGEST, free_axes, one_pass, patches
 from sightline.export.onnx import export_onnx, save_graph
-from sightline.export.verify import Report, verify
+from sightline.export.verify import Report, largest_difference, verify
 from sightline.models.gtr import GTR, GTR_MOT, GTR_TAO, GTR_TAO_TINY, Heads
 from sightline.models.roi_align import roi_align
 from sightline.models.session import TorchSession
@@ -338,6 +338,38 @@ def test_a_window_of_frames_gives_the_tracks_of_torch(onetrack: Exported) -> Non
 
 
 # The report
+
+
+@pytest.mark.parametrize(
+    ("name", "largest", "unit"),
+    [
+        ("logits", 200, 1),
+        ("class_scores", 0.5, 1),
+        ("agn_0", 9, 1),
+        ("boxes", 80, 1),
+        ("boxes", -1600, 16),
+        ("p3", 0.5, 1),
+        ("embeddings", 9, 9),
+    ],
+)
+def test_logits_scores_and_maps_are_compared_as_they_are(name: str, largest: float, unit: float) -> None:
+    expected, found = {name: np.array([largest, 0.0])}, {name: np.array([largest, 0.5])}
+    assert largest_difference(name, expected, found) == pytest.approx(0.5 / unit)
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1.0, 1.0), (3.0, 3.0), (400.0, LONGEST)])
+def test_objects_are_related_by_features_of_ordinary_length(length: float, expected: float) -> None:
+    calls = dict[str, Any]()
+
+    def call(graph: str, arrays: Any) -> Arrays:
+        calls[graph] = arrays
+        answers = {"detect": {"p3": 0}, "embed": {"embeddings": np.float32([[0.6, 0.8], [0.3, 0.4]]) * length}}
+        return answers.get(graph, {graph: np.zeros(1)})
+
+    one_pass(call, {"image": np.zeros(1), "boxes": np.zeros((2, 4))}, gtr_loop.GTR_MOT)
+    features, queries = (calls["associate"][name] for name in ("features", "queries"))
+    assert np.array_equal(queries, features[:1]) and features.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), [expected, expected / 2], rtol=1e-6)
 
 
 def test_a_report_names_what_was_timed() -> None:

@@ -10,7 +10,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ import torch
 
 from sightline.errors import SightlineError
 from sightline.training import journal as module
-from sightline.training.journal import PREDICTED, TRUE, Journal, duration, example_sheet
+from sightline.training.journal import PREDICTED, TRUE, Journal, duration, example_sheet, objects_sheet
 from sightline.training.validation import ClipScore, Validation
 
 pytestmark = pytest.mark.torch
@@ -269,6 +269,21 @@ def test_the_same_step_validated_again_replaces_its_row(tmp_path: Path) -> None:
     assert [(row["step"], float(row["AUC"])) for row in table(tmp_path / "validation.csv")] == [("0", 0.1), ("5", 0.3)]
 
 
+def test_scores_of_any_kind_are_written_by_their_own_names(tmp_path: Path) -> None:
+    class Many:
+        column = "HOTA"
+        overall: ClassVar = {"HOTA": 0.1 + 0.2, "IDF1": 0.5}
+        by_name: ClassVar = {"a": 0.25, "b": 1 / 3}
+
+    journal = Journal(tmp_path, 10)
+    journal.validation(5, Many(), num_examples=160)
+    header, row = csv.reader((tmp_path / "validation.csv").open(newline=""))
+    assert header == ["step", "epoch", "examples", "HOTA", "IDF1", "a", "b"]
+    assert row == ["5", "", "160", "0.30000000000000004", "0.5", "0.25", "0.333333"]
+    tags = {value.tag for event in events(tmp_path) for value in event.summary.value}
+    assert tags == {"validation/HOTA", "validation/IDF1", "validation_hota/a", "validation_hota/b"}
+
+
 # Pictures and TensorBoard
 
 
@@ -291,6 +306,7 @@ def test_tensorboard_has_the_same_numbers_while_the_run_goes_on(tmp_path: Path) 
     take_steps(journal, 1, 20)
     journal.validation(20, scores(0.25, 0.75), num_examples=1)
     journal.picture(20, np.full((12, 16, 3), 99, np.uint8))
+    journal.picture(20, np.full((8, 10, 3), 9, np.uint8), "scenes")
     found = {
         (event.step, value.tag): value.image if value.HasField("image") else value.simple_value
         for event in events(tmp_path)
@@ -305,6 +321,8 @@ def test_tensorboard_has_the_same_numbers_while_the_run_goes_on(tmp_path: Path) 
     image = found[20, "examples"]
     assert (image.height, image.width) == (12, 16)
     assert image.encoded_image_string == (tmp_path / "pictures" / "step-000020.jpg").read_bytes()
+    scenes = (tmp_path / "pictures" / "step-000020-scenes.jpg").read_bytes()
+    assert found[20, "scenes"].encoded_image_string == scenes != image.encoded_image_string
     journal.close()
 
 
@@ -486,3 +504,36 @@ def test_tensors_are_taken_too() -> None:
     assert np.array_equal(
         example_sheet(**batch), example_sheet(**{name: torch.from_numpy(value) for name, value in batch.items()})
     )
+
+
+def many(num: int = 2, grid: int = 16) -> dict[str, Any]:
+    """Frames with a board in each, that is found a fifth of the frame to its right."""
+    heat = np.zeros((2, num, grid, grid), np.float32)
+    heat[0, :, 8, 4], heat[1, :, 8, 7] = 1, 0.5
+    box = np.array([[0.125, 0.25, 0.25, 0.5]])
+    return {
+        "frames": np.full((num, 64, 64, 3), 90, np.uint8),
+        "true_xywh_unit": [box] * num,
+        "found_xywh_unit": [box + np.array([0.2, 0, 0, 0])] * num,
+        "true_heat": heat[0],
+        "heat": heat[1],
+    }
+
+
+def test_a_sheet_of_many_objects_shows_both_maps_and_all_boxes() -> None:
+    sheet = objects_sheet(**many())
+    gap, half = module.GAP_PX, module.HALF_PX
+    assert sheet.shape == example_sheet(**examples(2)).shape
+    frame = sheet[gap : gap + 256, gap + half + 2 :][:, :256]
+    for colour, left in ((TRUE, 32), (PREDICTED, 32 + 51)):
+        columns = np.nonzero(has_colour(frame, colour))[1]
+        assert columns.min() == pytest.approx(left, abs=2) and columns.max() == pytest.approx(left + 63, abs=2)
+    assert len(np.unique(np.nonzero(has_colour(frame, PREDICTED))[0])) > 100
+    for top, column in ((gap, 4), (gap + half + 2, 7)):  # to be learnt above what came out
+        lit = sheet[top : top + half, gap : gap + half].astype(int).sum(axis=2)
+        y, x = np.unravel_index(lit.argmax(), lit.shape)
+        assert (int(y / half * 16), int(x / half * 16)) == (8, column)
+    nobody = many() | {"true_xywh_unit": [np.empty((0, 4))] * 2, "found_xywh_unit": [np.empty((0, 4))] * 2}
+    empty = objects_sheet(**nobody)[gap : gap + 256]
+    assert not has_colour(empty, TRUE).any() and not has_colour(empty, PREDICTED).any()
+    assert objects_sheet(**many(9)).shape == objects_sheet(**many(8)).shape != sheet.shape

@@ -268,6 +268,9 @@ def test_a_camera_that_is_not_there_is_refused_with_those_that_are(
     with pytest.raises(VideoError, match=r"^camera 7: .* the number of one of \S*/video0, \S*/video1\.$"):
         open_live("7")
     camera.is_there = True
+    for beyond in (-1, 1 << 31):
+        with pytest.raises(VideoError, match=rf"^camera {beyond}: cannot be opened: got none of that number; "):
+            open_live(beyond)
     with pytest.raises(VideoError, match="start: got 3 for camera 0, which is live; expected 0"):
         open_live(0, start=3)
     assert camera.num_released == 1

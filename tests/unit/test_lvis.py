@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sightline.datasets.lvis import categories, chosen_classes, class_names, matched_by_synset
-from sightline.datasets.tao_json import Category, read_ground_truth
+from sightline.datasets.lvis import categories, chosen_classes, class_names
+from sightline.datasets.tao_json import Category, read_ground_truth, synset_map
 from sightline.errors import SightlineError
 
 # By id, from another copy of the official list than the one the file was made from.
@@ -63,21 +63,21 @@ def test_an_unknown_name_is_answered_with_the_nearest(typed: str, near: str) -> 
 
 def test_where_nothing_is_near_nothing_is_guessed() -> None:
     for typed in ("", "qqqq"):
-        with pytest.raises(SightlineError, match=r"expected one of 1203 names\.$"):
+        with pytest.raises(SightlineError, match=r"expected one of 1203 names\. Choose one\.$"):
             chosen_classes([typed], class_names())
-    with pytest.raises(SightlineError, match=r"got 'dog'; expected person, car\.$"):
+    with pytest.raises(SightlineError, match=r"got 'dog'; expected person, car\. Choose one\.$"):
         chosen_classes(["dog"], ("person", "car"))
 
 
 def test_other_ids_are_matched_by_synset_and_the_rest_is_left_out() -> None:
     others = [Category(7, "auto", "car.n.01"), Category(9, "car", ""), Category(12, "thing", "unknown")]
-    assert matched_by_synset(others) == {7: class_names().index("car_(automobile)") + 1}
+    assert synset_map(others, categories()) == {7: class_names().index("car_(automobile)") + 1}
 
 
 @pytest.mark.shared
 def test_classes_of_a_tao_file_are_found(shared: Path) -> None:
     found = read_ground_truth(shared / "golden" / "tao" / "gt" / "gt.json").categories
-    matched = matched_by_synset(found)
+    matched = synset_map(found, categories())
     for name in ("cat", "dog"):
         (place,) = chosen_classes([name], class_names())
         assert [matched[category.id] for category in found if category.name == name] == [place + 1]

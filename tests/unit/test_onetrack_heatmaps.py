@@ -51,6 +51,19 @@ def test_onetrack_targets_are_read_back(seed: int, count: int, num_classes: int)
     assert np.abs(centre_error).max() <= 0.5 / GRID + 1e-9
 
 
+@given(seed=st.integers(0, 2**32 - 1))
+def test_onetrack_sides_are_not_bound_to_the_grid_as_sizes_are(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    boxes = scattered(rng, 6)
+    boxes = boxes[np.unique(cells_of(boxes, GRID), return_index=True)[1]]
+    sides, sizes = (
+        decode_maps(*as_maps(frame_targets(boxes, GRID, HeatmapRules(box=box))), RULES).xywh_unit
+        for box in ("sides", "size")
+    )
+    np.testing.assert_allclose(sides, boxes, atol=1e-6)
+    assert np.abs(sizes - boxes).max() > 1e-4
+
+
 def test_onetrack_heat_map_is_a_gaussian_of_the_released_radius() -> None:
     size = np.array([[5.4, 30.1]])  # the median pedestrian of MOT17 on 196 x 196 cells
     (radius,) = gaussian_radius(size)

@@ -70,6 +70,27 @@ def test_onetrack_losses_are_their_sums_written_out() -> None:
     assert losses.total.item() == pytest.approx(average.item(), rel=1e-6)
 
 
+def test_onetrack_sides_are_learnt_around_the_centre_too() -> None:
+    """Every cell within reach and inside the map tells the object's box from its own place."""
+    rules, box = HeatmapRules(box="sides"), np.array([[0.01, 0.4, 0.1, 0.3]])  # the centre lies in the first column
+    targets = stack_targets([[frame_targets(box, GRID, rules, max_objects=2)]])
+    places = (np.arange(GRID) + 0.5) / GRID
+    x, y = np.meshgrid(places, places)
+    sides = np.stack([x - 0.01, y - 0.4, 0.11 - x, 0.7 - y]) * GRID  # of this box, from every cell
+    true = torch.from_numpy(sides).float()[None, None]
+    heat, displacement = torch.rand(1, 1, 1, GRID, GRID), torch.zeros(1, 1, 2, GRID, GRID)
+    row, column = divmod(int(targets.cells[0, 0, 0]), GRID)
+    assert column == 0
+    for reach, count in ((0, 1), (1, 6), (2, 15)):
+        assert heatmap_losses(WindowMaps(heat, true, displacement), targets, reach=reach).size.item() < 1e-5
+        wrong = true.clone()
+        wrong[..., row - reach : row + reach + 1, : reach + 1] += 1
+        assert heatmap_losses(WindowMaps(heat, wrong, displacement), targets, reach=reach).size.item() > 0.99
+        wrong[..., row, 0] -= 1
+        found = heatmap_losses(WindowMaps(heat, wrong, displacement), targets, reach=reach).size.item()
+        assert found == pytest.approx((count - 1) / count, abs=1e-4)
+
+
 def test_onetrack_perfect_maps_cost_next_to_nothing_and_each_fault_its_own_term() -> None:
     made, targets = batch_of()
     maps = perfect(made)

@@ -70,7 +70,7 @@ def lively(config: OneTrackMConfig) -> OneTrackM:
         (ONETRACK_M_B32, (49, 768), 93_774_160, 0.116, 22.225),
         (ONETRACK_M_L16, (196, 1024), 310_635_220, 0.154, 344.592),
         (ONETRACK_M_TI16, (196, 192), 7_104_724, 0.029, 9.937),
-        (ONETRACK_M_TINY, (256, 128), 1_569_904, 0.321, 0.561),
+        (ONETRACK_M_TINY, (256, 128), 1_571_984, 0.321, 0.562),
     ],
 )
 def test_onetrack_presets_have_the_papers_shapes(
@@ -87,7 +87,8 @@ def test_onetrack_presets_have_the_papers_shapes(
             count_gmac(model.track, kept[None].expand(1, window, -1, -1)),
         )
     assert maps.heat_map.shape == (2, window, 1, grid, grid)
-    assert maps.size_map.shape == maps.displacement_map.shape == (2, window, 2, grid, grid)
+    assert maps.displacement_map.shape == (2, window, 2, grid, grid)
+    assert maps.size_map.shape == (2, window, 4 if config.box == "sides" else 2, grid, grid)
     assert kept.shape == (1, *tokens)
     assert config is ONETRACK_M_TINY or grid == 196
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters

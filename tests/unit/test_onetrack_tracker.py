@@ -16,12 +16,15 @@ from sightline.runtime.session import Arrays
 from sightline.runtime.stages import StageClock
 from sightline.trackers.onetrack_m import (
     Found,
+    Motion,
     OneTrackMConfig,
     OneTrackMState,
     OneTrackMTracker,
     continued,
     fit_frame,
     fit_of,
+    learnt,
+    moved_on,
 )
 from sightline.types import Track
 
@@ -220,7 +223,33 @@ def test_onetrack_people_who_cross_keep_their_identities_by_displacement() -> No
     for path in straight.values():
         steps = np.diff(path)
         assert len(path) == 4 and (np.abs(np.abs(steps) - 24) <= 3).all() and len(set(np.sign(steps))) == 1
-    assert paths(replace(CONFIG, use_displacement=False)) != straight
+    assert paths(replace(CONFIG, motion="none")) != straight
+
+
+def test_onetrack_velocity_finds_those_again_who_were_hidden() -> None:
+    """Eight steps of 8 px are seen, five are not: a box width and more further on it is still the same person."""
+    walk = walker(10, 8, 14)
+    script = [[] if 8 <= number < 13 else [thing] for number, thing in enumerate(walk)]
+
+    def ids(config: OneTrackMConfig) -> list[list[int]]:
+        return [[track.track_id for track in frame] for frame in run(tracker_of(script, config), range(14))]
+
+    assert ids(replace(CONFIG, motion="velocity"))[-1] == [1]
+    assert ids(replace(CONFIG, motion="velocity", keep_frames=5))[-1] == [2]
+    assert ids(CONFIG)[-1] == ids(replace(CONFIG, motion="none"))[-1] == [2]
+
+
+def test_onetrack_velocity_is_a_mean_that_goes_on_learning() -> None:
+    motion, before = Motion(), Track(0, 1, (0.0, 0.0, 10.0, 20.0), 1.0)
+    seen = []
+    for number, x in ((1, 4.0), (2, 6.0), (5, 21.0)):
+        after = Track(number, 1, (x, -x, 10.0, 20.0), 1.0)
+        motion, before = learnt(motion, before, after, gain=0.4), after
+        seen.append((motion.x, motion.y))
+    # (0 + 4) / 2; then the share 0.4 of 2 in place of a third; then of 15 px in three frames
+    np.testing.assert_allclose(seen, [(2, -2), (2, -2), (3.2, -3.2)])
+    assert moved_on(before, motion, 7).xywh == pytest.approx((27.4, -27.4, 10, 20))
+    assert learnt(motion, before, before, 0.4) == motion
 
 
 @pytest.mark.parametrize(("match_iou", "expected"), [(0.3, [[1], [1]]), (0.4, [[1], [2]])])
@@ -367,7 +396,7 @@ def test_onetrack_config_survives_json() -> None:
         {"mode": "batch"},
         {"resize": "crop"},
         {"first_window": "wait"},
-        {"use_displacement": 2},
+        {"motion": "random"},
         {"clip_length": 0},
         {"top_k": 1.5},
         {"nms_iou": 1.1},

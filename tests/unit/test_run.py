@@ -28,7 +28,7 @@ from sightline.errors import CheckpointError, SightlineError
 from sightline.training import run as module
 from sightline.training.feed import batches
 from sightline.training.processes import launch, one_voice
-from sightline.training.run import LAST, Run, RunSettings, replay
+from sightline.training.run import ABOUT, LAST, Run, RunSettings, check_out, replay
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Recipe:
     run: RunSettings = field(default_factory=RunSettings)
     lr: float = 1e-2
     data: Path | None = None
+
+
+@dataclass(frozen=True)
+class Named(Recipe):
+    model: str = ""
 
 
 class Net(nn.Module):
@@ -183,8 +188,9 @@ def test_a_run_goes_on_from_another_ones_checkpoint_but_never_over_a_run(tmp_pat
             train(tmp_path / "two", 6, resume=chosen)
     assert len(train(tmp_path / "two", 6, resume=str(tmp_path / "two" / LAST)).steps) == 1  # that is auto, spelt out
     assert len(train(tmp_path / "three", 2, resume="never").steps) == 2
-    with pytest.raises(CheckpointError, match=r"none\.pt: got No such file"):
+    with pytest.raises(CheckpointError, match=r"resume: got .*none\.pt, which is no file; expected auto, never or a "):
         train(tmp_path / "four", 2, resume=str(tmp_path / "none.pt"))
+    assert not (tmp_path / "four").exists()
 
 
 def test_other_settings_than_before_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -425,8 +431,50 @@ def test_a_folder_that_cannot_be_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SightlineError, match=r"out: cannot make .*file/run: got 'Not a directory'; expected a place"):
         Run(settings(tmp_path / "file" / "run"), Recipe())
+    with pytest.raises(SightlineError, match=r"out: cannot make .*file: got 'Not a directory'; expected a place"):
+        Run(settings(tmp_path / "file"), Recipe())
     with pytest.raises(SightlineError, match="out: got none; expected a folder"):
         Run(RunSettings(), Recipe())
+
+
+def test_the_folder_is_looked_at_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = settings(tmp_path / "a" / "run")
+    assert check_out(asked, Recipe()) == asked.out
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(module.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(SightlineError, match=r"out: cannot make .*a/run: got 'Permission denied'; expected a place"):
+        check_out(asked, Recipe())
+
+
+@pytest.mark.parametrize("with_about", [True, False])
+def test_a_run_of_another_model_is_named(with_about: bool, tmp_path: Path) -> None:
+    """By what lies beside the checkpoint, or where that is gone by the checkpoint itself."""
+
+    def run_of(model: str) -> None:
+        asked = settings(tmp_path)
+        run, net = Run(asked, Named(asked, model=model)), Net()
+        run.setup(net, torch.optim.SGD(net.parameters(), 0.1))
+        run.save(0)
+
+    run_of("mvt")
+    assert check_out(settings(tmp_path), Named(model="mvt")) == tmp_path
+    if not with_about:
+        (tmp_path / ABOUT).unlink()
+    with pytest.raises(CheckpointError) as raised:
+        run_of("ostrack-tiny")
+    sentence = f"checkpoint {tmp_path / LAST}: got a run of mvt; expected one of ostrack-tiny. Choose another --out."
+    assert str(raised.value) == sentence
+    assert (tmp_path / ABOUT).exists() == with_about
+
+
+def test_what_torch_says_of_another_network_is_not_told(tmp_path: Path) -> None:
+    train(tmp_path, 1)
+    with pytest.raises(CheckpointError) as raised:
+        train(tmp_path, 2, width=9)
+    assert str(raised.value) == (
+        f"checkpoint {tmp_path / LAST}: got the weights of another network, or other parts of it that learn; expected "
+        "a run of the same model and recipe. Choose another --out."
+    )
 
 
 # Processes

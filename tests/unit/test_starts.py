@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sightline.checkpoints.files import read_weights
-from sightline.checkpoints.starts import Start, start_model
+from sightline.checkpoints.files import read_weights, write_safetensors
+from sightline.checkpoints.starts import OWN, START, Start, start_model
 from sightline.cli import main
 from sightline.errors import CheckpointError
 from sightline.loading import build_model, empty_model
@@ -256,6 +256,93 @@ def test_a_tracker_of_its_own_kind_starts_a_tracker_and_another_does_not(tmp_pat
     )
     with pytest.raises(CheckpointError, match="'nano.pth' miss .* Give the official weights of mvt"):
         start_model("mvt", tmp_path / "nano.pth")
+
+
+# OneTrack-M: a ViT of its own sizes, or the convolutions of another network
+
+MANY = {"width": WIDTH, "depth": 2, "heads": 3, "clip_length": 2, "head_hidden": 8}
+ROWS = ("backbone.frame_embed",)  # of the window, which no ViT has
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_vit_of_every_layout_starts_onetrack_m(layout: str, file: Callable[..., Path]) -> None:
+    tree, side, before, title, ignored = LAYOUTS[layout]
+    given = tree.get("model", tree)
+    start = start_model("onetrack-m-b16", file(tree), seed=3, options=MANY)
+    own, found = state_of(start_model("onetrack-m-b16", seed=3, options=MANY)), state_of(start)
+    assert title.replace("ViT-B/16", f"ViT of width {WIDTH}, patches of 16 px") in start.title
+    for name, value in own.items():
+        inner = name.removeprefix("backbone.")
+        if name == "backbone.pos_embed":
+            torch.testing.assert_close(found[name], resized(given["pos_embed"][:, before:], 14), atol=1e-6, rtol=0)
+        else:
+            assert torch.equal(found[name], value if inner == name or name in ROWS else given[inner]), name
+    assert start.pretrained == {name for name in own if name.startswith("backbone.")} - set(ROWS)
+    notes = "\n".join(start.notes)
+    assert f"taken: {len(start.pretrained)} tensors of the backbone" in notes
+    assert ("resized: pos_embed from 24 x 24 to 14 x 14" in notes) == (side == 24) == ("resized" in notes)
+    assert f"ignored: cls_token{', ' if ignored else ''}{ignored}" in notes
+    assert "initialised: displacement_head, heat_head, size_head, seed 3" in notes
+
+
+def test_patches_of_32_px_have_their_own_file(file: Callable[..., Path]) -> None:
+    large = encoder(positions=1 + 49, patch=32)
+    found = state_of(start_model("onetrack-m-b32", file(large), options=MANY))
+    assert torch.equal(found["backbone.pos_embed"], large["pos_embed"][:, 1:])
+    with pytest.raises(CheckpointError, match=r"weights 'init.pth': vit initialisation does not fit .*patch_embed"):
+        start_model("onetrack-m-b32", file(encoder()), options=MANY)
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilevit"])
+def test_convolutions_start_onetrack_m_from_their_own_file_and_from_another_trackers(
+    backbone: str, file: Callable[..., Path]
+) -> None:
+    of, title = ("mvt", "MobileViT-S") if backbone == "mobilevit" else ("sightline-nano", "EfficientNet-Lite0")
+    options = MANY | {"backbone": backbone, "image_px": 64, "cells_per_token": 4}
+    inner = fill(empty_model(of).backbone).state_dict()  # type: ignore[arg-type]
+    whole = {f"backbone.{name}": value for name, value in inner.items()} | head(7, name="box_head")
+    for tree, told in ((inner | behind(of), title), (whole, f"{title} in the tracker 'init.pth'")):
+        start = start_model("onetrack-m-b16", file(tree), options=options)
+        found = state_of(start)
+        assert start.title == told and start.notes[0] == f"taken: {len(inner)} tensors of the backbone"
+        assert all(torch.equal(found[f"backbone.stages.{name}"], value) for name, value in inner.items())
+        assert start.pretrained == {f"backbone.stages.{name}" for name in inner}
+    with pytest.raises(CheckpointError, match="got cls_token"):
+        start_model("onetrack-m-b16", file(encoder()), options=options)
+
+
+@pytest.mark.parametrize(
+    ("added", "sentence"),
+    [
+        ({"blocks.0.ls1.gamma": (WIDTH,)}, "got blocks.0.ls1.gamma (48,), which vit does not have here"),
+        ({"blocks.2.norm1.weight": (WIDTH,)}, "got blocks.2.norm1.weight (48,), which vit does not have here"),
+        ({"backbone.pos_embed_x": (1, 64, WIDTH)}, "got pos_embed_x (1, 64, 48), which vit does not have here"),
+    ],
+)
+def test_another_kind_of_vit_starts_no_onetrack_m(
+    added: dict[str, tuple[int, ...]], sentence: str, file: Callable[..., Path]
+) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        start_model("onetrack-m-b16", file(encoder() | tensors(added)), options=MANY)
+    assert sentence in str(refused.value) and "'init.pth'" in str(refused.value)
+
+
+def test_a_converted_start_is_the_initialisation_and_trained_weights_are_not(
+    file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """So that a training gives what was pre-trained its own rate, whichever of the two it is given."""
+    path, out = file(encoder()), tmp_path / "start.safetensors"
+    start = start_model("onetrack-m-b16", path, seed=7, options=MANY)
+    content = {name: value.numpy() for name, value in start.model.state_dict().items()}
+    for header, pretrained in (
+        ({START: start.title}, start.pretrained),
+        ({START: OWN}, frozenset()),  # of --init none
+        ({}, frozenset()),
+    ):
+        write_safetensors(out, content, header)
+        again = start_model("onetrack-m-b16", out, options=MANY)
+        assert again.pretrained == pretrained and again.title == "the tracker 'start.safetensors'"
+        assert all(torch.equal(value, state_of(start)[name]) for name, value in state_of(again).items())
 
 
 # The verb

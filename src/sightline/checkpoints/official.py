@@ -142,11 +142,12 @@ def check_against(
     source: str,
     model: str,
     hints: Iterable[Signature] = SIGNATURES,
+    told: str = "",
 ) -> None:
     """Every expected tensor is there in its shape, and no other; only BatchNorm's counters may be absent.
 
     `source` and `model` name the file and the model in the sentence of the `CheckpointError`, which also says which
-    model of `hints` the file looks like.
+    model of `hints` the file looks like. told: the model that the file itself names, if any.
     """
     absent = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
     misshapen = [name for name, shape in expected.items() if name in tensors and tensors[name].shape != shape]
@@ -167,7 +168,9 @@ def check_against(
     if not faults:
         return
     likely = recognise(tensors, hints)
-    if likely is None:
+    if told and told != model:
+        verdict = f"this file is of {told}. Name that model, or give the weights of {model}."
+    elif likely is None:
         verdict = f"this looks like no file that Sightline knows. Give the official weights of {model}."
     elif all(expected.get(name) == shape for name, shape in likely.marks.items()):
         verdict = f"this looks like {likely.title} that was cut or changed. Download the official one again."

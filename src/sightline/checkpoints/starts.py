@@ -1,8 +1,9 @@
 """Where a training starts: a model's own initialisation, published backbone weights, or a tracker's file.
 
 OSTrack takes any ViT-B/16 file with timm's names, as its Table 4 compares them: MAE's encoder, DeiT's and AugReg's
-classifiers. MVT takes Apple's MobileViT-S, sightline-nano takes EfficientNet-Lite0, SPMTrack DINOv2 of its size. What a
-file is, its content says.
+classifiers; OneTrack-M such a file of its own width and patches. MVT takes Apple's MobileViT-S, sightline-nano takes
+EfficientNet-Lite0, and OneTrack-M's convolutional backbones either; SPMTrack takes DINOv2 of its size. What a file is,
+its content says.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from sightline.checkpoints.spmtrack import frozen_tensors, joined
 from sightline.errors import CheckpointError
 from sightline.models.mvt import MVT, init_from_mobilevit
 from sightline.models.nano import Nano
+from sightline.models.onetrack_m import HEADS, OneTrackM, init_backbone
 from sightline.models.ostrack import PRETRAINED_GRID, OSTrack, init_from_vit
 from sightline.models.spmtrack import SPMTrack, is_trained
 from sightline.models.vit import resize_pos_embed
 
 NONE = "none"
+OWN = "its own initialisation"
 # In the header of a safetensors file that holds a start: from what, and with which seed.
 START = "sightline.start"
 SEED = "sightline.seed"
@@ -37,7 +40,7 @@ State = Mapping[str, Tensor]
 # What a ViT file may hold beside the encoder. Anything else belongs to another architecture (DeiT III's and BEiT's
 # scales, CLIP's first norm), which would run wrong without it.
 BESIDE_THE_ENCODER = (
-    "decoder_", "mask_token", "dist_token", "head.", "head_dist.", "pre_logits.", "fc_norm.",
+    "cls_token", "decoder_", "mask_token", "dist_token", "head.", "head_dist.", "pre_logits.", "fc_norm.",
 )  # fmt: skip
 # What the other backbones' files hold behind the last stage that a tracker runs.
 BEHIND_STRIDE_16 = {
@@ -49,11 +52,12 @@ BEHIND_STRIDE_16 = {
 @dataclass(frozen=True)
 class Start:
     """A network to begin a training with. `title` says from what, `notes` one by one what became of the file's tensors
-    and of the network's."""
+    and of the network's. `pretrained` are tensors of OneTrack-M that an initialisation gave and no training since."""
 
     model: nn.Module
     title: str
     notes: tuple[str, ...]
+    pretrained: frozenset[str] = frozenset()
 
 
 def start_model(
@@ -82,7 +86,7 @@ def start_model(
             f"init: got none, and the backbone {backbone.name!r} besides; expected that as init. Pass --init {backbone}"
         )
     if str(init) == NONE:
-        return Start(model, "its own initialisation", (f"initialised: all {len(model.state_dict())} tensors, {own}",))
+        return Start(model, OWN, (f"initialised: all {len(model.state_dict())} tensors, {own}",))
     path = Path(init)
     weights = read_weights(path)
     if isinstance(model, SPMTrack):
@@ -98,17 +102,23 @@ def start_model(
         model.load_state_dict(frozen, strict=False)
         taken = f"taken: {len(frozen)} tensors of the backbone, which stay"
         return Start(model, f"DINOv2's {path.name!r}", (taken, f"initialised: what is trained, {own}"))
-    state = as_state(weights.tensors)
-    if any(key.startswith("backbone.") for key in state):
-        return Start(model, f"the tracker {path.name!r}", take_tracker(model, state, path.name, name))
-    if isinstance(model, OSTrack):
+    state, pretrained = as_state(weights.tensors), frozenset[str]()
+    has_heads = not isinstance(model, OneTrackM) or any(key.startswith(HEADS) for key in state)
+    if has_heads and any(key.startswith("backbone.") for key in state):
+        if isinstance(model, OneTrackM) and weights.metadata.get(START, OWN) != OWN:  # nothing of it was trained since
+            pretrained = encoder_names(model)
+        return Start(model, f"the tracker {path.name!r}", take_tracker(model, state, path.name, name), pretrained)
+    if isinstance(model, OneTrackM):
+        pretrained = encoder_names(model)
+        title, notes = take_encoder(model, state, path.name)
+    elif isinstance(model, OSTrack):
         title, notes = take_vit(model, state, path.name)
     elif isinstance(model, MVT | Nano):
         title, notes = take_convolutional(model, state, path.name)
     else:
         raise CheckpointError(f"{name}: got an initialisation for its backbone; expected a file of the whole tracker.")
     rest = sorted({key.partition(".")[0] for key in model.state_dict()} - {"backbone"})
-    return Start(model, title, (*notes, f"initialised: {', '.join(rest)}, {own}"))
+    return Start(model, title, (*notes, f"initialised: {', '.join(rest)}, {own}"), pretrained)
 
 
 def as_state(tensors: Mapping[str, NDArray[Any]]) -> State:
@@ -179,15 +189,55 @@ def take_vit(model: OSTrack, state: State, source: str) -> tuple[str, tuple[str,
     return kind_of_vit(state), tuple(notes)
 
 
-def kind_of_vit(state: State) -> str:
+def kind_of_vit(state: State, vit: str = "ViT-B/16") -> str:
     """What a ViT file was made by, as far as its tensors tell."""
     if "mask_token" in state or "decoder_embed.weight" in state:
-        return "MAE's ViT-B/16, encoder and decoder"
+        return f"MAE's {vit}, encoder and decoder"
     if "dist_token" in state:
-        return "DeiT's distilled ViT-B/16"
+        return f"DeiT's distilled {vit}"
     if "head.weight" in state:
-        return f"a ViT-B/16 classifier of {len(state['head.weight']):,} classes, as DeiT's and AugReg's"
-    return "a ViT-B/16 encoder, as MAE's"
+        return f"a {vit} classifier of {len(state['head.weight']):,} classes, as DeiT's and AugReg's"
+    return f"a {vit} encoder, as MAE's"
+
+
+def take_encoder(model: OneTrackM, state: State, source: str) -> tuple[str, tuple[str, ...]]:
+    """Load a ViT's encoder, or the convolutions of a file of their own or of another tracker, in place."""
+    config, backbone = model.config, model.backbone
+    inner = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    given = inner or state
+    if config.backbone == "vit":
+        title = kind_of_vit(given, f"ViT of width {config.width}, patches of {config.stride} px")
+        ours, beside = backbone.state_dict().keys(), tuple[str, ...](BESIDE_THE_ENCODER)
+    else:
+        is_mobile = config.backbone == "mobilevit"
+        title = "MobileViT-S" if is_mobile else "EfficientNet-Lite0"
+        ours, beside = backbone.stages.state_dict().keys(), BEHIND_STRIDE_16[MVT if is_mobile else Nano]
+    if inner:
+        title += f" in the tracker {source!r}"
+    foreign = [key for key in given if key not in ours and not key.startswith(beside)]
+    if foreign:
+        raise CheckpointError(
+            f"weights {source!r}: got {foreign[0]} {tuple(given[foreign[0]].shape)}, which {config.backbone} does not "
+            "have here; expected a file with the official names, of a ViT timm's. Give that, or the tracker's."
+        )
+    try:
+        taken = init_backbone(model, given)
+    except CheckpointError as error:
+        raise CheckpointError(f"weights {source!r}: {error}") from error
+    notes = [f"taken: {len(taken)} tensors of the backbone"]
+    if config.backbone == "vit":
+        side = next(side for extra in range(3) if (side := side_of(given["pos_embed"].shape[1] - extra)))
+        if side != config.token_grid:
+            notes.append(f"resized: pos_embed from {side} x {side} to {config.token_grid} x {config.token_grid}")
+    if ignored := sorted({key.partition(".")[0] for key in given if key not in ours}):
+        notes.append(f"ignored: {shortened(ignored)}")
+    return title, tuple(notes)
+
+
+def encoder_names(model: OneTrackM) -> frozenset[str]:
+    """What `take_encoder` fills: a ViT but for the rows of the window, or the convolutions."""
+    part = "backbone." if model.config.backbone == "vit" else "backbone.stages."
+    return frozenset(key for key in model.state_dict() if key.startswith(part) and not key.endswith("frame_embed"))
 
 
 def take_convolutional(model: MVT | Nano, state: State, source: str) -> tuple[str, tuple[str, ...]]:

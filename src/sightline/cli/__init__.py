@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 
 from sightline import __version__
 from sightline.errors import SightlineError
@@ -98,24 +99,25 @@ def run(arguments: Sequence[str]) -> int:
         close = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Run: sightline --help"
         raise SightlineError(f"verb: got {verb!r}; expected one of {', '.join(VERBS)}. {hint}")
-    import tyro
+    from sightline.cli.parsing import parse
 
     module, _, name = VERBS[verb][0].partition(":")
     function = getattr(importlib.import_module(module), name)
     if verb == "train":  # each recipe has flags of its own
         return function(rest) or 0
-    return tyro.cli(function, args=join_boxes(rest), prog=f"sightline {verb}") or 0
+    return parse(function, join_boxes(rest), f"sightline {verb}") or 0
 
 
 def join_boxes(arguments: Sequence[str]) -> list[str]:
-    """`--box 100 50 40 90` as `--box 100,50,40,90`."""
+    """`--box 100 50 40 90` and `--box 100, 50, 40, 90` as `--box 100,50,40,90`; fewer numbers also, to be refused."""
     joined: list[str] = []
     rest = list(arguments)
     while rest:
         joined.append(rest.pop(0))
-        if joined[-1] == "--box" and len(rest) >= 4 and all(map(is_number, rest[:4])):
-            joined.append(",".join(rest[:4]))
-            del rest[:4]
+        if joined[-1] == "--box":
+            numbers = list(takewhile(is_number, (word.removesuffix(",") for word in rest[:4])))
+            joined += [",".join(numbers)] if numbers else []
+            del rest[: len(numbers)]
     return joined
 
 

@@ -36,7 +36,8 @@ def convert(
         backbone: DINOv2's file, which SPMTrack's is joined to: dinov2_vitb14_pretrain.pth. One file comes out.
         model: Name of the model, as in `sightline models`; by default recognised from the tensors.
         init: Start of --model: "none" for its own initialisation, or a file. OSTrack: a ViT-B/16 of MAE, DeiT or
-            AugReg with timm's names; mvt: MobileViT-S; sightline-nano: EfficientNet-Lite0; each also a tracker's file.
+            AugReg with timm's names; OneTrack-M: one of its own width and patches, the tiny one EfficientNet-Lite0;
+            mvt: MobileViT-S; sightline-nano: EfficientNet-Lite0; each also a tracker's file.
         seed: Of what --init leaves to chance.
     """
     if (official is None) == (init is None):

@@ -163,8 +163,10 @@ def evaluate(
         finds = run.model in ZOO and ZOO[run.model].is_multi_object
         if opened.row.kind != ("mot" if finds else "sot") or opened.annotated is not None:
             expected = "sequences of many targets, which it finds" if finds else "a data set of one given target"
+            if finds and opened.row.kind == "mot":
+                expected = "one whose results are rows of text, not JSON"
             raise DatasetError(
-                f"model: got {run.model} for {opened.row.title}; expected {expected}, as it follows. Choose another "
+                f"model: got {run.model} for {opened.row.title}; expected {expected}. Choose another "
                 "of the two, or score the results of another tracker: --results."
             )
     if is_hidden(opened) and (report or not (runs or submission)):

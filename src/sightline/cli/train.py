@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from sightline.cli.parsing import parse
 from sightline.errors import MissingExtra, SightlineError, UnknownModel
 from sightline.loading import need_torch
 
@@ -56,6 +57,7 @@ def train(arguments: Sequence[str]) -> int:
     if name in ("-h", "--help"):
         short = " and ".join(f"{short} for {model}" for short, model in SHORT.items())
         print(f"{USAGE} {', '.join(model for models in RECIPES.values() for model in models)}; in short {short}.")
+        print("OpenCV's own nano, which `sightline track --model nano` is, is another and cannot be trained.")
         return 0
     model, colon, kind = name.partition(":")
     model = SHORT.get(model, model)
@@ -74,11 +76,11 @@ def train(arguments: Sequence[str]) -> int:
     module = importlib.import_module(f"sightline.recipes.{recipes[chosen]}")
     preset = module.PRESETS[chosen]
     title, _, header = (module.__doc__ or "").partition("\n")
-    settings = tyro.cli(
+    settings = parse(
         type(preset),
+        rest,
+        f"sightline train {name}",
         default=preset,
-        args=rest,
-        prog=f"sightline train {name}",
         description=f"{title}\n{textwrap.indent(header, '  ')}",  # what is indented keeps its lines
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -87,6 +89,8 @@ def train(arguments: Sequence[str]) -> int:
             f"init: got none; expected the weights that {name} starts from. Pass --init FILE, or --init none; "
             f"sightline train {name} --help names the file."
         )
+    if not settings.run.replay:  # before a network is built and data are looked through
+        importlib.import_module("sightline.training.run").check_out(settings.run, settings)
     logging.getLogger("sightline").setLevel(logging.INFO)
     with importlib.import_module("sightline.training.processes").one_voice():
         module.train(settings)

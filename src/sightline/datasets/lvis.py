@@ -1,6 +1,7 @@
-"""The 1203 classes of LVIS v1, arXiv 1908.03195, which GTR on TAO tells apart; found by a name, or by their synset.
+"""The 1203 classes of LVIS v1, arXiv 1908.03195, which GTR on TAO tells apart; found by a name.
 
-`lvis_v1.txt` has a line for each, name and WordNet synset, in the order of the ids, which count from 1.
+`lvis_v1.txt` has a line for each, name and WordNet synset, in the order of the ids, which count from 1. By the synsets
+`tao_json.map_ground_truth` and `map_results` lead from TAO's classes to these and back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from sightline.datasets.tao_json import Category
 from sightline.errors import SightlineError
 
-__all__ = ["categories", "chosen_classes", "class_names", "matched_by_synset"]
+__all__ = ["categories", "chosen_classes", "class_names"]
 
 SHOWN = 8  # names that a sentence lists in full
 
@@ -32,15 +33,6 @@ def class_names() -> tuple[str, ...]:
     return tuple(category.name for category in categories())
 
 
-def matched_by_synset(others: Iterable[Category]) -> dict[int, int]:
-    """Ids of another file's categories, such as TAO's, which are LVIS v0.5's, to ids of LVIS v1.
-
-    A category without a class of the same synset is left out, as the official evaluation leaves out its tracks.
-    """
-    ids = {category.synset: category.id for category in categories()}
-    return {other.id: ids[other.synset] for other in others if other.synset in ids}
-
-
 def chosen_classes(texts: Iterable[str], names: Sequence[str]) -> tuple[int, ...]:
     """Places in `names` of the classes that a person named, in that order, each once.
 
@@ -53,7 +45,7 @@ def chosen_classes(texts: Iterable[str], names: Sequence[str]) -> tuple[int, ...
         if _plain(text) not in places:
             expected = ", ".join(names) if len(names) <= SHOWN else f"one of {len(names)} names"
             near = [repr(names[places[name]]) for name in _nearest(_plain(text), list(places))]
-            question = f" Did you mean {' or '.join(near)}?" if near else ""
+            question = f" Did you mean {' or '.join(near)}?" if near else " Choose one."
             raise SightlineError(f"class: got {text!r}; expected {expected}.{question}")
         chosen.append(places[_plain(text)])
     return tuple(dict.fromkeys(chosen))

@@ -23,6 +23,9 @@ from sightline.trackers.zoo import MultiObjectConfig
 Call = Callable[[str, Mapping[str, NDArray[np.float32]]], Arrays]  # runs a graph, by its name
 SMALL, FULL_HD = (300, 200), (1080, 1920)  # height, width
 PATCH_PX = 16
+# The longest feature that is related to others. Logits grow with the square of the length, and so does what float32
+# rounds off: 1e-5 here, and 6e-4 at 11, as long as embeddings are in a gtr-mot with weights drawn by lot.
+LONGEST = 3.0
 # What is free in GTR's graphs, by input and axis; sides of an image are multiples of what it is padded to.
 FREE = {
     "image": {2: "height", 3: "width"},
@@ -36,7 +39,8 @@ FREE = {
 def one_pass(call: Call, inputs: Arrays, tracker: MultiObjectConfig) -> Arrays:
     """Every graph of a model on what those before it gave, as in tracking; all arrays by name.
 
-    inputs: what `example` gives. GTR's queries are every other object; its association's weights are one array.
+    inputs: what `example` gives. GTR's association is asked about every other object, with features that are
+    shortened to LONGEST; its weights are one array.
     """
     if isinstance(tracker, OneTrackMConfig):
         tokens = [call("tokens", {"frame": frame[None]})["tokens"] for frame in inputs["frames"]]
@@ -47,7 +51,9 @@ def one_pass(call: Call, inputs: Arrays, tracker: MultiObjectConfig) -> Arrays:
     found |= call("embed", regions)
     if tracker.classify:
         found |= call("classify", {**regions, "size": inputs["size"]})
-    found |= call("associate", {"features": found["embeddings"], "queries": found["embeddings"][::2]})
+    longest = np.linalg.norm(found["embeddings"], axis=1).max(initial=LONGEST)
+    features = found["embeddings"] * np.float32(LONGEST / longest)
+    found |= call("associate", {"features": features, "queries": features[::2]})
     weights = call("association", {})
     return found | {"association": np.concatenate([weights[name].ravel() for name in sorted(weights)])}
 

@@ -24,18 +24,23 @@ from sightline.trackers.template_search import TemplateSearchConfig
 from sightline.trackers.zoo import MultiObjectConfig, TrackerConfig
 
 WARM_UPS = 2  # passes before those that count
-# Numbers of one size in every model. Of all else the largest value is the unit, where it exceeds 1: sizes may be in
-# cells, boxes are in pixels, and what a feature, a query or their product is, is of the model's own making.
-MAPS = ("score_map", "offset_map", "box_map", "heat_map", "displacement_map", "class_scores")
+# Numbers of one size in every model, whose differences are told as they are. GTR's logits are such because
+# `detection_graphs` relates no longer features.
+ABSOLUTE = ("score_map", "offset_map", "box_map", "heat_map", "displacement_map", "class_scores", "logits")
 LEVELS = ("reg_", "agn_")  # how the maps of GTR's detector begin
+# Boxes too, up to here; beyond, the unit grows with the largest coordinate, for float32's own steps are 1.2e-4 px from
+# 1024 px on.
+EXACT_PX = 100.0
 
 
 @dataclass(frozen=True)
 class Report:
     """How far an export is from its model, and what its graphs cost.
 
-    differences: of each map and score the largest absolute difference; of all else the same in units of its
-    largest value, where that exceeds 1. torch_ms, runtime_ms: median milliseconds of each graph for what `timed` says.
+    differences: of each map, score and logit the largest absolute difference; of boxes the same in units of their
+    largest coordinate / 100, where that exceeds 100 px; of all else in units of the largest value, where that exceeds
+    1, since sizes may be in cells, and what a feature or a query is, is of the model's own making. torch_ms,
+    runtime_ms: median milliseconds of each graph for what `timed` says.
     """
 
     model: str
@@ -130,7 +135,9 @@ def largest_difference(name: str, expected: Arrays, found: Arrays) -> float:
     """Largest absolute difference of one array, infinite where a side lacks it or has another shape."""
     if name not in expected or name not in found or expected[name].shape != found[name].shape:
         return float("inf")
-    unit = 1.0 if name in MAPS or name.startswith(LEVELS) else max(1.0, float(np.abs(expected[name]).max()))
+    unit = 1.0
+    if name not in ABSOLUTE and not name.startswith(LEVELS):
+        unit = max(unit, float(np.abs(expected[name]).max()) / (EXACT_PX if name == "boxes" else 1))
     return float(np.abs(found[name] - expected[name]).max()) / unit
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +48,9 @@ class HeatmapRules:
     min_visibility: [A-9] objects that are seen less are no peaks, and where they are costs no loss.
     min_overlap: [A-10] the IoU that a box moved by a peak's radius still has.
     centre_in_cell: [A-11] where in its cell, from 0 to 1 on both axes, a decoded box has its centre: no map tells.
+    box: [A-11] what the size map learns: "size", width and height as in the paper, or, ours, "sides", how far the left,
+        upper, right and lower side are from that place of the cell (FCOS, arXiv 1904.01355), so that a box is not
+        bound to the grid, nor to the right cell: a neighbour of the centre's can tell the same box.
     displacement_scale: [A-12] x and y, unit: a displacement so long becomes tanh(1) = 0.76. Depends on the data, see
         `displacement_percentiles`; this one is MOT17's.
 
@@ -57,6 +60,7 @@ class HeatmapRules:
     min_visibility: float = 0.25
     min_overlap: float = 0.7
     centre_in_cell: float = 0.5
+    box: Literal["size", "sides"] = "size"
     displacement_scale: tuple[float, float] = (0.02, 0.01)
 
     def __post_init__(self) -> None:
@@ -104,8 +108,8 @@ class FrameTargets(NamedTuple):
     """What the maps of one frame learn; K rows of objects, of which the first are used.
 
     heat_map: (C, G, G) float32, 1 at each object's cell. is_counted: (C, G, G), False where the heat map costs no loss.
-    cells: (K,) row-major cell of each object, 0 in unused rows. sizes: (K, 2) float32 cells. displacements: (K, 2)
-    float32 in (-1, 1), 0 where there is none. is_object, has_displacement: (K,).
+    cells: (K,) row-major cell of each object, 0 in unused rows. sizes: (K, 2) float32 cells, or (K, 4) the sides'
+    distances. displacements: (K, 2) float32 in (-1, 1), 0 where there is none. is_object, has_displacement: (K,).
     """
 
     heat_map: NDArray[np.float32]
@@ -162,6 +166,7 @@ def frame_targets(
     moved = np.full((count, 2), np.nan) if displacements is None else np.asarray(displacements, np.float64)
     is_object = seen >= rules.min_visibility
     cells, sizes = cells_of(boxes, grid), boxes[:, 2:] * grid
+    learnt = sides_of(boxes, cells, grid, rules) if rules.box == "sides" else sizes
 
     heat_map = np.zeros((num_classes, grid, grid), dtype=np.float32)
     covered = np.zeros((num_classes, grid, grid), dtype=np.float32)
@@ -179,7 +184,7 @@ def frame_targets(
         heat_map,
         (covered == 0) | (heat_map == 1),
         np.pad(cells[rows], padding[0]),
-        np.pad(sizes[rows], padding).astype(np.float32),
+        np.pad(learnt[rows], padding).astype(np.float32),
         np.pad(squashed, padding).astype(np.float32),
         np.pad(np.ones(len(rows), dtype=np.bool_), padding[0]),
         np.pad(has_displacement, padding[0]),
@@ -190,6 +195,18 @@ def cells_of(xywh_unit: Array, grid: int) -> Ints:
     """(N,) row-major cell that holds each box's centre; [A-9] outside the frame it is the nearest one."""
     column_row = np.clip(np.floor((xywh_unit[:, :2] + xywh_unit[:, 2:] / 2) * grid), 0, grid - 1).astype(np.int64)
     return np.asarray(column_row[:, 1] * grid + column_row[:, 0])
+
+
+def places_of(cells: NDArray[np.integer], grid: int, rules: HeatmapRules) -> Array:
+    """(N, 2) x, y unit that the cells stand for."""
+    return np.asarray((np.stack([cells % grid, cells // grid], axis=1) + rules.centre_in_cell) / grid)
+
+
+def sides_of(xywh_unit: Array, cells: Ints, grid: int, rules: HeatmapRules) -> Array:
+    """(N, 4) cells that each box reaches to the left, up, right and down of its cell's place."""
+    place = places_of(cells, grid, rules)
+    first = xywh_unit[:, :2]
+    return np.concatenate([place - first, first + xywh_unit[:, 2:] - place], axis=1) * grid
 
 
 def gaussian_radius(size_cells: Array, min_overlap: float = 0.7) -> Ints:
@@ -225,17 +242,18 @@ def draw_gaussians(
 
 
 def as_maps(targets: FrameTargets) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """The maps of a network that knows its targets: heat (C, G, G), size (2, G, G), displacement (2, G, G).
+    """The maps of a network that knows its targets: heat (C, G, G), size (2 or 4, G, G), displacement (2, G, G).
 
     Of objects in one cell the first is told of.
     """
     grid = targets.heat_map.shape[-1]
-    size, displacement = np.zeros((2, 2, grid * grid), dtype=np.float32)
+    size = np.zeros((targets.sizes.shape[1], grid * grid), dtype=np.float32)
+    displacement = np.zeros((2, grid * grid), dtype=np.float32)
     rows = np.flatnonzero(targets.is_object)
     cells, first = np.unique(targets.cells[rows], return_index=True)
     size[:, cells] = targets.sizes[rows[first]].T
     displacement[:, cells] = targets.displacements[rows[first]].T
-    return targets.heat_map, size.reshape(2, grid, grid), displacement.reshape(2, grid, grid)
+    return targets.heat_map, size.reshape(-1, grid, grid), displacement.reshape(2, grid, grid)
 
 
 def decode_maps(
@@ -247,7 +265,8 @@ def decode_maps(
     min_score: float = 0.4,
     top_k: int = 500,
 ) -> Peaks:
-    """[A-18] The objects that the maps of one frame hold: heat (C, G, G), size (2, G, G), displacement (2, G, G).
+    """[A-18] The objects that the maps of one frame hold: heat (C, G, G), size (2, G, G) or sides (4, G, G),
+    displacement (2, G, G).
 
     A peak is a cell above `min_score` that none of its eight neighbours exceeds; at most `top_k`, of equals the first
     in row-major order. Peaks without area are left out. Nothing is suppressed: of two equal neighbours both are peaks.
@@ -265,7 +284,7 @@ def decode_maps(
     peaks = np.flatnonzero(is_peak)
     peaks = peaks[np.argsort(-score[peaks], kind="stable")[:top_k]]
     kind, cell = kind[peaks], cell[peaks]
-    sizes = size_map.reshape(2, -1)[:, cell].T
+    sizes = size_map.reshape(len(size_map), -1)[:, cell].T
     squashed = displacement_map.reshape(2, -1)[:, cell].T
     return peaks_at(cell, sizes, squashed, grid, rules, score[peaks], kind)
 
@@ -279,13 +298,14 @@ def peaks_at(
     scores: NDArray[np.floating],
     class_ids: NDArray[np.integer],
 ) -> Peaks:
-    """Boxes of known peaks: row-major `cells` (N,), `sizes` (N, 2) in cells, `squashed` (N, 2) displacements in
-    (-1, 1). Those without area are left out."""
-    size_unit = np.asarray(sizes, dtype=np.float64) / grid
-    centre = (np.stack([cells % grid, cells // grid], axis=1) + rules.centre_in_cell) / grid
+    """Boxes of known peaks: row-major `cells` (N,), `sizes` (N, 2) or sides (N, 4) in cells, `squashed` (N, 2)
+    displacements in (-1, 1). Those without area are left out."""
+    told = np.asarray(sizes, dtype=np.float64) / grid
+    before, after = (told[:, :2], told[:, 2:]) if told.shape[1] == 4 else (told / 2, told / 2)
+    size_unit = before + after
     clipped = np.clip(np.asarray(squashed, dtype=np.float64), -NO_SATURATION, NO_SATURATION)
     found = Peaks(
-        np.concatenate([centre - size_unit / 2, size_unit], axis=1),
+        np.concatenate([places_of(cells, grid, rules) - before, size_unit], axis=1),
         np.asarray(scores, dtype=np.float64),
         np.asarray(class_ids, dtype=np.int64),
         np.arctanh(clipped) * rules.displacement_scale,

@@ -11,7 +11,8 @@ Differences from the papers, all from the official code:
 
 - A BiFPN's convolutions are whole, not separable, with GroupNorm, and come after their activation.
 - The last convolution of the head's tower is deformable; a tower for classes, which the head could have, is empty.
-- Every stage of the cascade scores with sigmoids, also where there is one class; their mean is the score.
+- Every stage of the cascade scores several classes with sigmoids, and one class (CrowdHuman) with a softmax of it and
+  nothing; the mean of the stages is the score.
 
 Legend: B images  C channels of the pyramid  h, w maps of a level  N boxes  D width of a box's vector
 """
@@ -309,6 +310,7 @@ class RoIHeads(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Class probabilities (N, K + 1), the mean of the stages, and the boxes that the last one makes, (N, 4).
 
+        Those of several classes are sigmoids; with one class, it and nothing share a softmax.
         maps: those that boxes are read from, p3 first, each (B, C, h, w). boxes (N, 4): proposals, xyxy in pixels of
         the padded image. size (2,): height and width of the image in it, where boxes end before the next stage refines
         them; the last stage's do not. image_index (N,): the image of each box; None: the first.
@@ -319,7 +321,7 @@ class RoIHeads(nn.Module):
                 boxes = clip(boxes, size)
             logits, deltas = self.stage(stage, pool(maps, boxes, image_index))
             boxes = refine(boxes, deltas, DELTA_WEIGHTS[stage])
-            scores.append(logits.sigmoid())
+            scores.append(logits.sigmoid() if logits.shape[1] > 2 else logits.softmax(dim=1))
         return torch.stack(scores).mean(dim=0), boxes
 
     def stage(self, number: int, pooled: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,8 @@ class OneTrackMConfig:
     num_classes: channels of the heat map. head_hidden: channels between a head's two convolutions, 0 for a linear one.
     heat_bias: start of the heat map's last bias, the logit of the share of peaks. head_std: deviation with which the
         last convolutions start. size_scale: the size head counts in so many cells; above 1 it learns sooner.
+    box: [A-11] what the size head tells, "size" as in the paper, or the four "sides", see
+        `geometry.heatmaps.HeatmapRules`.
     projection: "shared" by all frames, or "per_frame", one for each place in the window (ViT only, joint_from 0).
     encoding: "channel", a learnt row for each place in the window beside positions that all frames share, or
         "positional", one learnt table of W L positions (joint_from 0). encoding_std: deviation with which the rows
@@ -74,6 +76,7 @@ class OneTrackMConfig:
     heat_bias: float = -2.19
     head_std: float = 0.001
     size_scale: float = 1.0
+    box: Literal["size", "sides"] = "size"
     projection: Literal["shared", "per_frame"] = "shared"
     encoding: Literal["channel", "positional"] = "channel"
     encoding_std: float = 0.02
@@ -86,6 +89,7 @@ class OneTrackMConfig:
             "backbone": ("vit", "efficientnet_lite0", "mobilevit"),
             "projection": ("shared", "per_frame"),
             "encoding": ("channel", "positional"),
+            "box": ("size", "sides"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -145,6 +149,7 @@ ONETRACK_M_TINY = OneTrackMConfig(
     cells_per_token=4,
     head_hidden=64,
     size_scale=4.0,
+    box="sides",
 )
 
 
@@ -152,7 +157,8 @@ class WindowMaps(NamedTuple):
     """What the network ends at, for each of W frames or for the newest alone (then W is 1); row-major, over the frame.
 
     heat_map: (B, W, C, G, G) probability of an object's centre in [0, 1].
-    size_map: (B, W, 2, G, G) width and height of the object centred here, in cells.
+    size_map: (B, W, 2, G, G) width and height of the object centred here, in cells, or (B, W, 4, G, G) how far its
+        left, upper, right and lower side are from here.
     displacement_map: (B, W, 2, G, G) in (-1, 1): tanh of the way x, y to the object's centre in the frame before, over
         the scale of `HeatmapRules`.
     """
@@ -255,7 +261,7 @@ class OneTrackM(nn.Module):
         self.config = config
         self.backbone = Backbone(config)
         self.heat_head = head(config, config.num_classes)
-        self.size_head = head(config, 2)
+        self.size_head = head(config, 4 if config.box == "sides" else 2)
         self.displacement_head = head(config, 2)
         last = self.heat_head[-2]
         assert isinstance(last, nn.Conv2d) and last.bias is not None

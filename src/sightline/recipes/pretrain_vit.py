@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +41,7 @@ from sightline.training.views import StillViews, ViewsConfig
 
 log = logging.getLogger("sightline")
 
+NAME = "spmtrack-tiny:backbone"
 KEY_WIDTH = 128  # of what is compared, which is not kept
 
 
@@ -47,6 +49,8 @@ KEY_WIDTH = 128  # of what is compared, which is not kept
 class BackboneTraining:
     """Settings of one run; the preset below fills them."""
 
+    model: tyro.conf.Suppress[str] = NAME
+    """Always this one; written down with the run."""
     run: RunSettings = field(default_factory=lambda: RunSettings(precision="bf16-mixed"))
     data: Path | None = None
     """The folder that holds the data sets; by default SIGHTLINE_DATA or the config file says."""
@@ -82,7 +86,6 @@ class BackboneTraining:
         return self.epochs * self.steps_per_epoch
 
 
-NAME = "spmtrack-tiny:backbone"
 PRESETS: Mapping[str, BackboneTraining] = MappingProxyType({NAME: BackboneTraining()})
 
 

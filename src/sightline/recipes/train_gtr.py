@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -39,21 +39,23 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from sightline.checkpoints.files import FORMAT_VERSION, MODEL, OUR_FORMAT_VERSION, write_safetensors
+from sightline.checkpoints.files import FORMAT_VERSION, OUR_FORMAT_VERSION, write_safetensors
 from sightline.checkpoints.gtr import take_what_fits
 from sightline.datasets.cutouts import PERSON
 from sightline.datasets.lvis import class_names
 from sightline.datasets.synthetic import SyntheticConfig
+from sightline.errors import SightlineError
 from sightline.models import centernet2, gtr
 from sightline.models.centernet2 import CenterNet2, CenterNet2Config
 from sightline.models.gtr import GTR, GTRConfig
 from sightline.training.clips import ClipExamples, ClipsConfig, open_clip_sources
 from sightline.training.joint import JointSettings, Learner, Lesson, counts_of, lessons_of
 from sightline.training.journal import Journal
-from sightline.training.keeping import LAST_WEIGHTS, conclude
-from sightline.training.opening import check_ranges, first_weights
+from sightline.training.keeping import LAST_WEIGHTS, conclude, keep_weights
+from sightline.training.opening import check_ranges, first_weights, open_scenes
 from sightline.training.phases import check_parts, is_in
 from sightline.training.run import Run, RunSettings, replay
+from sightline.training.scenes import Scene
 
 log = logging.getLogger("sightline")
 
@@ -74,6 +76,9 @@ class GTRTraining:
     `*WEIGHT`."""
     cutouts: tuple[str, ...] = ()
     """Folders of images, under `data`, that synthetic sequences are made of; none: figures are drawn."""
+    val: tuple[str, ...] = ()
+    """Sequences of people to track with the model as it stands: synthetic, synthetic:drawn, or `NAME[:SPLIT][=FOLDER]`;
+    none: no validation."""
     init: str = ""
     """A detector's file, or a whole tracker's, of which what fits is taken; for a detector its backbone's; or none."""
     steps: int = 8_000
@@ -102,7 +107,7 @@ class GTRTraining:
     pairs: ClipsConfig = field(default_factory=ClipsConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     keep_steps: int = 1_000
-    """Steps between two writings of the weights."""
+    """Steps between two validations and writings of the weights."""
     options: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """Fields of the network's config."""
 
@@ -129,7 +134,7 @@ DETECTORS: Mapping[str, CenterNet2Config] = MappingProxyType(
         ),
     }
 )
-MOT = GTRTraining()
+MOT = GTRTraining(val=("mot17:half-val",))
 TAO = GTRTraining(
     model="gtr-tao",
     sources=("lvis_coco",),
@@ -157,6 +162,7 @@ CROWDHUMAN = replace(
     MOT,
     stage="detector",
     sources=("crowdhuman:train",),
+    val=(),
     steps=45_000,
     batch=32,
     lr=1e-4,
@@ -180,7 +186,9 @@ LVIS_COCO = replace(
 )
 _FULL = {
     "gtr-mot": MOT,
-    "gtr-mot-full": replace(MOT, model="gtr-mot-full", sources=("mot17:train", "crowdhuman:train"), steps=16_000),
+    "gtr-mot-full": replace(
+        MOT, model="gtr-mot-full", sources=("mot17:train", "crowdhuman:train"), val=(), steps=16_000
+    ),
     "gtr-tao": TAO,
     "gtr-tiny": TINY,
 }
@@ -198,6 +206,7 @@ def _finetune(full: GTRTraining) -> GTRTraining:
         full,
         run=replace(full.run, log_steps=10),
         sources=("images",) if NETWORKS[full.model].num_classes else ("mot",),
+        val=(),
         steps=500,
         lr=full.lr / 10,
         warmup_steps=50,
@@ -271,19 +280,25 @@ def optimizer_of(model: nn.Module, settings: GTRTraining) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=settings.lr)
 
 
-def keep(run: Run, settings: GTRTraining, step: int) -> None:
-    """`last.safetensors`: the tracker's weights, or the detector's."""
-    weights = run.weights()
-    if run.is_first:
+def keep(run: Run, journal: Journal, settings: GTRTraining, scenes: Sequence[Scene], step: int) -> None:
+    """`last.safetensors`: the tracker's weights, with its scores, or the detector's."""
+    weights = {name.removeprefix("network."): value for name, value in run.weights().items()}
+    if settings.is_joint:
+        keep_weights(run, journal, weights, settings.model, scenes, step, settings)
+    elif run.is_first:
         header = {FORMAT_VERSION: OUR_FORMAT_VERSION, "sightline.examples": str(step * settings.batch)}
-        header |= {MODEL: settings.model} if settings.is_joint else {}
-        tensors = {name.removeprefix("network."): value.numpy() for name, value in weights.items()}
+        tensors = {name: value.numpy() for name, value in weights.items()}
         write_safetensors(run.folder / LAST_WEIGHTS, tensors, header)
 
 
 def train(settings: GTRTraining) -> None:
     """Run, or go on with, one training."""
     check_ranges(settings)
+    if settings.val and (not settings.is_joint or NETWORKS[settings.model].num_classes > 1):
+        raise SightlineError(
+            f"val: got {', '.join(settings.val)}; expected none for a detector by itself or for many classes, since "
+            "tracks of people are scored. Leave it out."
+        )
     network = first_network(settings)
     if settings.run.replay:
         learner = Learner(network, settings.losses)
@@ -301,6 +316,7 @@ def train(settings: GTRTraining) -> None:
         skip_empty=not settings.is_joint,
     )
     clips = ClipExamples(found.sources, settings.pairs, settings.run.seed, settings.run.skip_unreadable)
+    scenes = open_scenes(settings.val, settings.data, settings.synthetic, settings.cutouts)
     odds = None if found.image_counts is None else torch.from_numpy(found.image_counts).sqrt()
     bare = Learner(network, settings.losses, odds)
     run = Run(settings.run, settings)
@@ -337,7 +353,7 @@ def train(settings: GTRTraining) -> None:
         is_kept = step % settings.keep_steps == 0 or step == settings.steps
         with journal.pause():
             if is_kept:
-                keep(run, settings, step)
+                keep(run, journal, settings, scenes, step)
             if run.save(step, if_due=not is_kept):
                 journal.saved_step = step
     journal.close()

@@ -43,6 +43,8 @@ TRACKER = ZOO[NAME].tracker
 class MVTTraining:
     """Settings of one run; the presets below fill them."""
 
+    model: tyro.conf.Suppress[str] = NAME
+    """Always this one; written down with the run."""
     run: RunSettings = field(default_factory=RunSettings)
     data: Path | None = None
     """The folder that holds the data sets, or your own clips; by default SIGHTLINE_DATA or the config file says."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -46,6 +47,8 @@ TRACKER = ZOO[NAME].tracker
 class NanoTraining:
     """Settings of one run; the presets below fill them."""
 
+    model: tyro.conf.Suppress[str] = NAME
+    """Always this one; written down with the run."""
     run: RunSettings = field(default_factory=RunSettings)
     data: Path | None = None
     """The folder that holds the data sets, or your own clips; by default SIGHTLINE_DATA or the config file says."""

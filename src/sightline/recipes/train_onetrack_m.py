@@ -36,28 +36,22 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sightline.building import weights_file
-from sightline.checkpoints.files import (
-    FORMAT_VERSION,
-    MODEL,
-    OUR_FORMAT_VERSION,
-    TRACKER,
-    read_weights,
-    write_safetensors,
-)
-from sightline.checkpoints.official import COUNTER
+from sightline.checkpoints.files import TRACKER
+from sightline.checkpoints.starts import NONE, start_model
 from sightline.datasets.synthetic import SyntheticConfig
 from sightline.errors import SightlineError
 from sightline.geometry.heatmaps import PERCENTILES, HeatmapRules, displacement_percentiles, displacement_scale
 from sightline.models import onetrack_m
-from sightline.models.onetrack_m import HEADS, OneTrackM, OneTrackMConfig, WindowMaps, init_backbone
-from sightline.trackers.zoo import ZOO, MultiObjectConfig
+from sightline.models.onetrack_m import HEADS, OneTrackM, OneTrackMConfig, WindowMaps
+from sightline.trackers.onetrack_m import OneTrackMConfig as LoopConfig
+from sightline.trackers.zoo import ZOO
 from sightline.training.heatmap_losses import HeatmapLosses, LossWeights, WindowTargets, heatmap_losses
 from sightline.training.journal import Journal
-from sightline.training.keeping import LAST_WEIGHTS, conclude
+from sightline.training.keeping import conclude, keep_weights, window_sheet
 from sightline.training.losses import as_input
-from sightline.training.opening import check_ranges
-from sightline.training.phases import Phase, enter, num_steps, phase_at, set_mode
-from sightline.training.run import Run, RunSettings, replay
+from sightline.training.opening import check_ranges, first_weights, open_scenes
+from sightline.training.phases import Phase, enter, freeze, num_steps, phase_at, set_mode
+from sightline.training.run import Run, RunSettings, read, replay
 from sightline.training.windows import HeatmapExamples, WindowExamples, WindowsConfig, moved_unit, open_window_sources
 
 log = logging.getLogger("sightline")
@@ -79,6 +73,9 @@ class OneTrackMTraining:
     `NAME[:SPLIT][=FOLDER]` of images or sequences; each `*WEIGHT`."""
     cutouts: tuple[str, ...] = ()
     """Folders of images, under `data`, that sequences of `synthetic` are made of; none: figures are drawn."""
+    val: tuple[str, ...] = ()
+    """Sequences to track with the model as it stands: synthetic, synthetic:drawn, of which none is trained on, or
+    `NAME[:SPLIT][=FOLDER]` of sequences; none: no validation."""
     init: str = ""
     """A file with the weights of the backbone, or of a whole OneTrack-M; sightline-nano for its backbone; or none."""
     tmp_epochs: tuple[int, int, int, int] = (50, 50, 50, 50)
@@ -107,13 +104,14 @@ class OneTrackMTraining:
     """Decay of the running mean of the weights, per step, which is then what is kept; 0: the weights themselves."""
     max_objects: int = 128
     """Objects of a frame, of more the largest."""
+    reach: int = 1
+    """So many cells around an object's learn its sides too, where the network tells sides."""
     displacement_scale: tuple[float, float] | None = None
     """x and y, fractions of the frame; none: of the data."""
     rules: tyro.conf.Suppress[HeatmapRules] = field(default_factory=HeatmapRules)
     pairs: WindowsConfig = field(default_factory=WindowsConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    keep_epochs: int = 5
-    """Epochs between two writings of the weights."""
+    validate_epochs: int = 5
     options: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
     """Fields of the network's config."""
 
@@ -147,14 +145,16 @@ NETWORKS: Mapping[str, OneTrackMConfig] = MappingProxyType(
         "onetrack-m-tiny": onetrack_m.ONETRACK_M_TINY,
     }
 )
-PAPER = OneTrackMTraining()
+PAPER = OneTrackMTraining(val=("mot17:half-val",))
 TINY = OneTrackMTraining(
     model="onetrack-m-tiny",
-    sources=("synthetic*5", "images=images/mot17_person*2", "images=images/coco_person*2"),
+    sources=("synthetic*4", "synthetic:drawn*3", "images=images/mot17_person*1.5", "images=images/coco_person*1.5"),
     cutouts=tuple(f"images/{name}" for name in ("coco_person", "mot17_person", "coco80", "animals", "fod_objects")),
-    tmp_epochs=(8, 1, 1, 23),
+    val=("synthetic", "synthetic:drawn"),
+    tmp_epochs=(8, 2, 1, 62),
     freeze_backbone_in=("size", "displacement"),
     frozen=tuple(f"backbone.stages.{part}" for part in ("_conv_stem", "_bn0", *(f"_blocks.{k}" for k in range(5)))),
+    loss_weights=(1.0, 0.15, 0.5),
     pairs_per_epoch=1_200,
     batch=12,
     lr=1.5e-3,
@@ -180,10 +180,11 @@ def _finetune(full: OneTrackMTraining) -> OneTrackMTraining:
         run=replace(full.run, log_steps=10),
         sources=("mot",),
         cutouts=(),
+        val=(),
         tmp_epochs=(0, 0, 0, 5),
         pairs_per_epoch=960,
         lr=full.lr / 10,
-        keep_epochs=1,
+        validate_epochs=1,
     )
 
 
@@ -200,35 +201,24 @@ def first_network(settings: OneTrackMTraining) -> tuple[OneTrackM, frozenset[str
     for name in ("clip_length", "image_px"):
         if (got := getattr(settings.pairs, name)) != (expected := getattr(config, name)):
             raise SightlineError(f"{name}: got {got}; expected {expected}, which the network is made for. Leave it.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.run.seed)
-        model = OneTrackM(config)
-    if settings.init == "none":
-        return model, frozenset()
-    path = weights_file(settings.init or settings.model, None) if settings.init in ("", *ZOO) else Path(settings.init)
-    state = {name: torch.from_numpy(value).float() for name, value in read_weights(path).tensors.items()}
-    counts = {name: value for name, value in model.state_dict().items() if name.endswith(COUNTER)}  # not in every file
-    if any(name.startswith(HEADS) for name in state):
-        state = counts | state
-        onetrack_m.check_fit(list(model.state_dict()), model.state_dict(), state, config)
-        model.load_state_dict(state)
-        log.info("%s goes on from %s", settings.model, path.name)
-        return model, frozenset()
-    inner = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
-    stages = {name.removeprefix("backbone.stages."): value for name, value in counts.items()}
-    taken = init_backbone(model, stages | (inner or state))
-    log.info("%s takes %d tensors of its backbone from %s", settings.model, len(taken), path.name)
-    return model, frozenset(taken)
+    init = settings.init
+    if init != NONE:
+        init = str(weights_file(init, None) if init in ZOO else first_weights(settings.model, init))
+    start = start_model(settings.model, init, seed=settings.run.seed, options=settings.options)
+    log.info("%s starts from %s (%s)", settings.model, start.title, "; ".join(start.notes))
+    assert isinstance(start.model, OneTrackM)
+    return start.model, start.pretrained
 
 
 def loss_of(
-    model: nn.Module, batch: Mapping[str, Tensor], phase: Phase, tracker: MultiObjectConfig
+    model: nn.Module, batch: Mapping[str, Tensor], phase: Phase, tracker: LoopConfig, reach: int = 0
 ) -> tuple[HeatmapLosses, WindowMaps]:
     """The losses with the phase's weights, and the maps. frames (B, W, S, S, 3) go in side by side: (B, 3 W, S, S)."""
     frames = as_input(batch["frames"].flatten(0, 1), tracker.mean, tracker.std)
     maps: WindowMaps = model(frames.unflatten(0, batch["frames"].shape[:2]).flatten(1, 2))
     targets = WindowTargets(*(batch[name] for name in WindowTargets._fields))
-    return heatmap_losses(maps, targets, LossWeights(**{**dict.fromkeys(LOSSES, 0.0), **phase.weights})), maps
+    weights = LossWeights(**{**dict.fromkeys(LOSSES, 0.0), **phase.weights})
+    return heatmap_losses(maps, targets, weights, reach=reach), maps
 
 
 def learning_rate(step: int, settings: OneTrackMTraining) -> float:
@@ -270,19 +260,6 @@ def measured_rules(windows: WindowExamples, settings: OneTrackMTraining) -> Heat
     return replace(settings.rules, displacement_scale=scale)
 
 
-def keep(run: Run, settings: OneTrackMTraining, rules: HeatmapRules, step: int) -> None:
-    """`last.safetensors`, whose header has the scale of the displacements."""
-    weights = run.weights()
-    if run.is_first:
-        header = {
-            MODEL: settings.model,
-            FORMAT_VERSION: OUR_FORMAT_VERSION,
-            "sightline.examples": str(step * settings.batch),
-            TRACKER: json.dumps({"displacement_scale": rules.displacement_scale}),
-        }
-        write_safetensors(run.folder / LAST_WEIGHTS, {key: value.numpy() for key, value in weights.items()}, header)
-
-
 def train(settings: OneTrackMTraining) -> None:
     """Run, or go on with, one training."""
     check_ranges(settings)
@@ -291,17 +268,27 @@ def train(settings: OneTrackMTraining) -> None:
             "devices: got several for phases that freeze parts; expected 1. Leave it out, or train :joint."
         )
     tracker = ZOO[settings.model].tracker
-    assert isinstance(tracker, MultiObjectConfig)
+    assert isinstance(tracker, LoopConfig)
     bare, pretrained = first_network(settings)
     if settings.run.replay:
-        joint = settings.phases[-1]
-        for line in replay(settings.run.replay, bare, lambda batch: loss_of(bare, batch, joint, tracker)[0].total):
+        step = int(read(settings.run.replay, ("step",))["step"])
+        own = phase_at(settings.phases, step, settings.steps_per_epoch).phase
+        freeze(bare, own)
+        train_mode(bare, own)
+        for line in replay(
+            settings.run.replay, bare, lambda batch: loss_of(bare, batch, own, tracker, settings.reach)[0].total
+        ):
             log.info(line)
         return
     sources = open_window_sources(settings.sources, settings.data, settings.synthetic, settings.cutouts)
     windows = WindowExamples(sources, settings.pairs, settings.run.seed, settings.run.skip_unreadable)
-    rules = measured_rules(windows, settings)
+    rules = replace(measured_rules(windows, settings), box=bare.config.box)
     examples = HeatmapExamples(windows, bare.config.grid, rules, settings.max_objects)
+    scenes = open_scenes(settings.val, settings.data, settings.synthetic, settings.cutouts)
+    sizes = {name: getattr(bare.config, name) for name in ("image_px", "grid", "clip_length")}
+    learnt = {name: getattr(rules, name) for name in ("centre_in_cell", "displacement_scale")}
+    loop = replace(tracker, **sizes, **learnt)  # the one that follows the scenes
+    about = {TRACKER: json.dumps({"displacement_scale": rules.displacement_scale})}
     run = Run(settings.run, settings)
     bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = (
@@ -327,7 +314,7 @@ def train(settings: OneTrackMTraining) -> None:
             group["lr"] = lr * group["ratio"]
         run.reseed(step)
         train_mode(run.model, phase)
-        losses, _ = loss_of(model, batch.tensors, phase, tracker)
+        losses, maps = loss_of(model, batch.tensors, phase, tracker, settings.reach)
         run.fabric.backward(losses.total)
         norm = run.fabric.clip_gradients(model, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
         parts = run.guard(step, batch.tensors, losses.detached(), norm)
@@ -346,11 +333,14 @@ def train(settings: OneTrackMTraining) -> None:
             num_skipped=num_skipped,
             epoch=step / settings.steps_per_epoch,
         )
-        is_kept = step % (settings.keep_epochs * settings.steps_per_epoch) == 0 or step == settings.num_steps
+        is_judged = step % (settings.validate_epochs * settings.steps_per_epoch) == 0 or step == settings.num_steps
         with journal.pause():
-            if is_kept:
-                keep(run, settings, rules, step)
-            if run.save(step, if_due=not is_kept):
+            if is_judged:
+                journal.picture(step, window_sheet(batch.tensors, maps, loop))
+                keep_weights(
+                    run, journal, run.weights(), settings.model, scenes, step, settings, about=about, tracker=loop
+                )
+            if run.save(step, if_due=not is_judged):
                 journal.saved_step = step
     journal.close()
     conclude(run, settings.model, settings.num_steps)

@@ -55,10 +55,9 @@ class OnnxSession:
         path = folder / f"{graph}.onnx"
         if not path.is_file():
             expected = " and ".join(f"{name}.onnx" for name in (self.graphs if self._sessions else GRAPHS))
-            raise CheckpointError(
-                f"exported model {folder}: got no {graph}.onnx; expected {expected}. "
-                "Run: sightline export NAME --weights FILE -o DIR"
-            )
+            files = ", ".join(sorted(path.name for path in folder.glob("*.safetensors")))  # a training's folder, say
+            advice = f"Pass a file of it: {files}." if files else "Run: sightline export NAME --weights FILE -o DIR"
+            raise CheckpointError(f"exported model {folder}: got no {graph}.onnx; expected {expected}. {advice}")
         session = self._sessions[graph] = open_graph(path, threads, "Export it again.")
         return read_metadata(session.get_modelmeta().custom_metadata_map, path)
 

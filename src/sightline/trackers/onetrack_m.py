@@ -53,7 +53,10 @@ class OneTrackMConfig:
     nms_iou: of two detections of a class that overlap by more, the better stays; 1 keeps both.
     displacement_scale: [A-12] as the network was trained, see `geometry.heatmaps.HeatmapRules`.
     centre_in_cell: [A-11] likewise as it was trained.
-    use_displacement: whether a detection is moved to where it was a frame before, when it is compared with the tracks.
+    motion: what is compared with the tracks' last boxes. "displacement", as in the paper: detections where they were a
+        frame before; "none": detections where they are. "velocity", ours: the boxes are moved on instead, by the mean
+        velocity of each track so far, also through frames in which it was not seen. velocity_gain: the least share of
+        the newest step in that mean.
     match_iou: [A-19] the least IoU with a track's last box to go on with it. started_from: the least score with which a
         detection that goes on with none starts a track. keep_frames: a track may be found again so many frames after
         its last box.
@@ -74,7 +77,8 @@ class OneTrackMConfig:
     nms_iou: float = 0.5
     displacement_scale: tuple[float, float] = (0.02, 0.01)
     centre_in_cell: float = 0.5
-    use_displacement: bool = True
+    motion: Literal["displacement", "velocity", "none"] = "displacement"
+    velocity_gain: float = 0.1
     match_iou: float = 0.3
     started_from: float = 0.5
     keep_frames: int = 30
@@ -84,19 +88,18 @@ class OneTrackMConfig:
             "resize": ("direct", "letterbox"),
             "mode": ("sliding", "clip"),
             "first_window": ("repeat", "black"),
-            "use_displacement": (True, False),
+            "motion": ("displacement", "velocity", "none"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ProtocolError(
-                    f"tracker config: got {name}={getattr(self, name)!r}; expected {known[0]!r} or {known[1]!r}. "
-                    "Choose one."
+                    f"tracker config: got {name}={getattr(self, name)!r}; expected one of {known}. Choose one."
                 )
         for name in ("image_px", "grid", "clip_length", "top_k", "keep_frames"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ProtocolError(f"tracker config: got {name}={value!r}; expected a whole number from 1 on.")
-        for name in ("detected_from", "nms_iou", "centre_in_cell", "match_iou", "started_from"):
+        for name in ("detected_from", "nms_iou", "centre_in_cell", "velocity_gain", "match_iou", "started_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ProtocolError(f"tracker config: got {name}={getattr(self, name)}; expected 0 to 1.")
         if np.shape(self.mean) != (3,) or np.shape(self.std) != (3,) or not all(self.std):
@@ -136,12 +139,21 @@ class Waiting(NamedTuple):
     size: Size
 
 
+class Motion(NamedTuple):
+    """How the centre of an identity moves, in pixels of the frame and frame: the mean over its `num_boxes` boxes."""
+
+    x: float = 0.0
+    y: float = 0.0
+    num_boxes: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class OneTrackMState:
     """All that the tracker knows after a frame; a value: keep an old one to rewind, copy it, save it.
 
     `num_frames` counts the frames so far, readable or not; `last_id` is the newest identity. `tracks` are what the last
-    update has to say, `living` (M) the last box of every identity that may go on, in the order in which they began.
+    update has to say, `living` (M) the last box of every identity that may go on, in the order in which they began,
+    `motions` (M) how they move.
     `tokens` (n, L, D) are those of the last frames that could be read, oldest first: the window in sliding mode (n = W;
     3 MB for ViT-B/16), the frames `waiting` in clip mode (n < W). It is read-only.
     """
@@ -151,6 +163,7 @@ class OneTrackMState:
     last_id: int = 0
     tracks: tuple[Track, ...] = ()
     living: tuple[Track, ...] = field(default=(), repr=False)
+    motions: tuple[Motion, ...] = field(default=(), repr=False)
     tokens: Tokens = field(default_factory=lambda: np.empty((0, 0, 0), np.float32), repr=False)
     waiting: tuple[Waiting, ...] = field(default=(), repr=False)
 
@@ -168,7 +181,7 @@ class OneTrackMState:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """A flat mapping for `np.savez(path, **state.to_arrays())`; `from_arrays` is its exact inverse."""
-        head = {"model": self.model, "num_frames": self.num_frames, "last_id": self.last_id, "waiting": self.waiting}
+        head = {name: getattr(self, name) for name in ("model", "num_frames", "last_id", "waiting", "motions")}
         boxes = {"tracks": [asdict(track) for track in self.tracks], "living": [asdict(one) for one in self.living]}
         return {"state": np.array(json.dumps(head | boxes)), "tokens": self.tokens}
 
@@ -182,7 +195,8 @@ class OneTrackMState:
                 tuple(Track(**{**one, "xywh": tuple(one["xywh"])}) for one in head[name])
                 for name in ("tracks", "living")
             )
-            return cls(head["model"], head["num_frames"], head["last_id"], tracks, living, tokens, waiting)
+            motions = tuple(Motion(*motion) for motion in head["motions"])
+            return cls(head["model"], head["num_frames"], head["last_id"], tracks, living, motions, tokens, waiting)
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(
                 f"saved state: got arrays {sorted(arrays)}; expected those of OneTrack-M's to_arrays(). Save it again."
@@ -204,8 +218,8 @@ class OneTrackMTracker:
 
     The session has two graphs. `tokens` takes a `frame` (1, 3, S, S) and gives its `tokens` (1, L, D), once for each
     frame. `track` takes the `tokens` (1, W, L, D) of a window, oldest frame first, and gives `heat_map` (1, w, C, G, G)
-    in [0, 1], `size_map` (1, w, 2, G, G) in cells and `displacement_map` (1, w, 2, G, G) in (-1, 1), for all frames
-    (w = W) or, in sliding mode, maybe for the newest alone (w = 1). All float32.
+    in [0, 1], `size_map` (1, w, 2 or 4, G, G), sizes or sides in cells, and `displacement_map` (1, w, 2, G, G) in
+    (-1, 1), for all frames (w = W) or, in sliding mode, maybe for the newest alone (w = 1). All float32.
     """
 
     def __init__(
@@ -280,7 +294,7 @@ class OneTrackMTracker:
             with stage("decode"):
                 here = {name: values[0, place if config.mode == "clip" else -1] for name, values in maps.items()}
                 found = detections(here, size, config)
-                if not config.use_displacement or (config.mode == "clip" and place == 0):
+                if config.motion != "displacement" or (config.mode == "clip" and place == 0):
                     found = found._replace(displacements=np.zeros_like(found.displacements))
             with stage("associate"):
                 state = associated(found, number, state, config)
@@ -324,7 +338,7 @@ def fit_of(size: Size, config: OneTrackMConfig) -> InputFit:
 
 
 def detections(maps: Arrays, size: Size, config: OneTrackMConfig) -> Found:
-    """The objects that the maps (C or 2, G, G) of one frame hold, those of one class far enough apart."""
+    """The objects that the maps (channels, G, G) of one frame hold, those of one class far enough apart."""
     peaks = decode_maps(
         maps["heat_map"],
         maps["size_map"],
@@ -363,8 +377,14 @@ def continued(found: Found, living: Sequence[Track], match_iou: float) -> list[i
 
 def associated(found: Found, frame_index: int, state: OneTrackMState, config: OneTrackMConfig) -> OneTrackMState:
     """The state with the tracks of one more frame: those that go on, and new ones in the order of `found`."""
-    living = [track for track in state.living if frame_index - track.frame_index <= config.keep_frames]
-    places, last_id, tracks = continued(found, living, config.match_iou), state.last_id, []
+    kept = [
+        (track, motion)
+        for track, motion in zip(state.living, state.motions, strict=True)
+        if frame_index - track.frame_index <= config.keep_frames
+    ]
+    living = [track for track, _ in kept]
+    expected = [moved_on(*one, frame_index) for one in kept] if config.motion == "velocity" else living
+    places, last_id, tracks = continued(found, expected, config.match_iou), state.last_id, []
     boxes = zip(places, found.xywh.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True)
     for place, (x, y, w, h), score, class_id in boxes:
         if place < 0:
@@ -374,15 +394,39 @@ def associated(found: Found, frame_index: int, state: OneTrackMState, config: On
         track_id = living[place].track_id if place >= 0 else last_id
         tracks.append(Track(frame_index, track_id, (x, y, w, h), score, class_id=class_id))
     now = {track.track_id: track for track in tracks}
-    going_on = [now.pop(track.track_id, track) for track in living]
-    return replace(state, last_id=last_id, tracks=(*state.tracks, *tracks), living=(*going_on, *now.values()))
+    going_on = [(now.pop(track.track_id, track), track, motion) for track, motion in kept]
+    motions = [learnt(motion, before, after, config.velocity_gain) for after, before, motion in going_on]
+    return replace(
+        state,
+        last_id=last_id,
+        tracks=(*state.tracks, *tracks),
+        living=(*(after for after, _, _ in going_on), *now.values()),
+        motions=(*motions, *[Motion()] * len(now)),
+    )
+
+
+def moved_on(track: Track, motion: Motion, frame_index: int) -> Track:
+    """The track's box where it would be in this frame."""
+    num_frames, (x, y, w, h) = frame_index - track.frame_index, track.xywh
+    return replace(track, xywh=(x + num_frames * motion.x, y + num_frames * motion.y, w, h))
+
+
+def learnt(motion: Motion, before: Track, after: Track, gain: float) -> Motion:
+    """The mean with one more step; of the first steps each has the same share, of later ones the newest has `gain`."""
+    num_frames = after.frame_index - before.frame_index
+    if num_frames == 0:
+        return motion
+    share = max(gain, 1 / (motion.num_boxes + 1))
+    x, y = ((new - old) / num_frames for new, old in zip(after.cxcywh[:2], before.cxcywh[:2], strict=True))
+    return Motion(motion.x + share * (x - motion.x), motion.y + share * (y - motion.y), motion.num_boxes + 1)
 
 
 def check_maps(maps: Arrays, config: OneTrackMConfig, num_classes: int) -> None:
     """Raise `ProtocolError` unless the session gave finite maps of the right shapes."""
     got = {name: np.shape(value) for name, value in maps.items()}
     counts = [config.clip_length] if config.mode == "clip" else [1, config.clip_length]
-    channels = {"heat_map": num_classes, "size_map": 2, "displacement_map": 2}
+    has_sides = len(got.get("size_map", ())) == 5 and got["size_map"][2] == 4
+    channels = {"heat_map": num_classes, "size_map": 4 if has_sides else 2, "displacement_map": 2}
     for count in counts:
         expected = {name: (1, count, channel, config.grid, config.grid) for name, channel in channels.items()}
         if got == expected:

@@ -253,8 +253,9 @@ def files_of(name: str, row: OpenCVRow, files: str | Path | Sequence[str | Path]
         given = [match for matches in found for match in matches]
     if len(given) != len(row.files):
         got = ", ".join(map(str, given)) or "no file"
+        ours = " Sightline's own is sightline-nano." if name == "nano" else ""
         raise CheckpointError(
-            f"OpenCV's {name}: got {got}; {wanted}. Pass weights= (--weights): a file or their folder."
+            f"OpenCV's {name}: got {got}; {wanted}. Pass weights= (--weights): a file or their folder.{ours}"
         )
     for path in given:
         if not path.is_file():

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from sightline.datasets.cutouts import PERSON, Gallery, drawn_gallery, open_gallery
+from sightline.datasets.cutouts import PERSON, Gallery, drawn_gallery
 from sightline.datasets.lvis_coco import image_counts, open_lvis_coco
 from sightline.datasets.mixture import NAMED, split_weight
 from sightline.datasets.mot_text import FileRows, MotRows
@@ -31,7 +31,7 @@ from sightline.geometry.boxes import xywh_to_xyxy
 from sightline.imaging.frames import read_image
 from sightline.imaging.resize import resized
 from sightline.training.pairs import MAX_UNREADABLE, cumulative, pick
-from sightline.training.windows import PEDESTRIAN
+from sightline.training.windows import PEDESTRIAN, gallery_of
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -372,8 +372,7 @@ def open_clip_sources(
     for text in texts:
         place, weight = split_weight(text)
         if place == SYNTHETIC:
-            folders = [Path(root or "").expanduser() / folder for folder in cutouts]
-            gallery = open_gallery(folders) if folders else drawn_gallery()
+            gallery = gallery_of(place, root, cutouts)
             found.append(SyntheticClips(synthetic or SyntheticConfig(), gallery, weight, class_id=person))
             continue
         named = NAMED.fullmatch(place)

@@ -78,20 +78,39 @@ class HeatmapLosses(NamedTuple):
         return {name: value.detach() for name, value in self._asdict().items()}
 
 
-def heatmap_losses(maps: WindowMaps, targets: WindowTargets, weights: LossWeights | None = None) -> HeatmapLosses:
+def heatmap_losses(
+    maps: WindowMaps, targets: WindowTargets, weights: LossWeights | None = None, *, reach: int = 0
+) -> HeatmapLosses:
     """Losses of all frames of all windows of a batch together, computed in float32.
 
-    A term of weight 0 is computed, for the log, and gives no gradient.
+    A term of weight 0 is computed, for the log, and gives no gradient. reach: so many cells around an object's learn
+    its sides too; with sizes, none.
     """
     weights = weights or LossWeights()
     heat = focal_loss(maps.heat_map.float().clamp(HEAT_FLOOR, 1 - HEAT_FLOOR), targets.heat_map, targets.is_counted)
-    size = masked_l1(maps.size_map, targets.cells, targets.sizes, targets.is_object)
+    size = masked_l1(
+        maps.size_map, *around(targets, reach if targets.sizes.shape[-1] == 4 else 0, maps.size_map.shape[-1])
+    )
     displacement = masked_l1(
         maps.displacement_map, targets.cells, targets.displacements, targets.is_object & targets.has_displacement
     )
     shares = ((weights.heat, heat), (weights.size, size), (weights.displacement, displacement))
     total = sum((share * term for share, term in shares if share), heat.new_zeros(())) / weights.sum
     return HeatmapLosses(total, heat, size, displacement)
+
+
+def around(targets: WindowTargets, reach: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells (B, W, K n), sizes or sides (B, W, K n, D) as told from there, and which count, of the n = (2 reach + 1)^2
+    cells around each object's cell; beyond the map none counts."""
+    if reach == 0:
+        return targets.cells, targets.sizes, targets.is_object
+    steps = torch.arange(-reach, reach + 1, device=targets.cells.device)
+    down, right = (step.flatten() for step in torch.meshgrid(steps, steps, indexing="ij"))  # (n,)
+    row, column = targets.cells[..., None] // grid + down, targets.cells[..., None] % grid + right  # (B, W, K, n)
+    is_inside = (row >= 0) & (row < grid) & (column >= 0) & (column < grid)
+    sides = targets.sizes[..., None, :] + torch.stack([right, down, -right, -down], dim=1)  # (B, W, K, n, 4)
+    cells = torch.where(is_inside, row * grid + column, 0)
+    return cells.flatten(2), sides.flatten(2, 3), (is_inside & targets.is_object[..., None]).flatten(2)
 
 
 def masked_l1(value_map: Tensor, cells: Tensor, true: Tensor, mask: Tensor) -> Tensor:

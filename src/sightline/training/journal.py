@@ -25,7 +25,7 @@ from sightline.evaluation.sot import overlap
 from sightline.files import atomic_path
 from sightline.imaging.draw import BLACK, CAPITAL_PX, FONT
 from sightline.imaging.sheet import write_image
-from sightline.training.validation import Validation
+from sightline.training.validation import Scores
 
 log = logging.getLogger("sightline")
 
@@ -152,29 +152,33 @@ class Journal:
             self._paused_s += spent_s
             self._line_paused_s += spent_s
 
-    def validation(self, step: int, scores: Validation, *, num_examples: int, epoch: float | None = None) -> None:
-        """A row of means and the AUC of each clip; `num_examples` since the first step. An earlier row of it goes."""
+    def validation(self, step: int, scores: Scores, *, num_examples: int, epoch: float | None = None) -> None:
+        """A row of the scores of all clips, and one score of each; `num_examples` since the first step. An earlier row
+        of the step goes."""
         if not self.is_writer:
             return
+        overall, by_name = scores.overall, scores.by_name
         row = {"step": str(step), "epoch": "" if epoch is None else f"{epoch:.6g}", "examples": str(num_examples)}
-        row |= {"AO": str(scores.ao), "AUC": str(scores.auc)}  # all digits: `keep_best` compares them
-        row |= {clip.name: f"{clip.auc:.6g}" for clip in scores.clips}
+        row |= {name: str(value) for name, value in overall.items()}  # all digits: `keep_best` compares them
+        row |= {name: f"{value:.6g}" for name, value in by_name.items()}
         with self._told():
             self._validations.write([*(old for old in self._validations.rows() if old["step"] != str(step)), row])
-            of_clips = {f"validation_auc/{clip.name}": clip.auc for clip in scores.clips}
-            self._scalars(step, {"validation/AO": scores.ao, "validation/AUC": scores.auc, **of_clips})
-        log.info("step %d: validation AUC %.4f, AO %.4f, %d clips", step, scores.auc, scores.ao, len(scores.clips))
+            of_clips = {f"validation_{scores.column.lower()}/{name}": value for name, value in by_name.items()}
+            self._scalars(step, {f"validation/{name}": value for name, value in overall.items()} | of_clips)
+        told = ", ".join(f"{name} {value:.4f}" for name, value in overall.items())
+        log.info("step %d: validation %s, %d clips", step, told, len(by_name))
 
-    def picture(self, step: int, rgb: Image) -> None:
-        """Keep a picture, (H, W, 3) uint8 RGB, such as `example_sheet`, as `pictures/step-000123.jpg`."""
+    def picture(self, step: int, rgb: Image, what: str = "examples") -> None:
+        """Keep a picture, (H, W, 3) uint8 RGB, such as `example_sheet`, as `pictures/step-000123.jpg`; of anything else
+        than examples, `pictures/step-000123-what.jpg`."""
         if not self.is_writer:
             return
-        path = self.folder / "pictures" / f"step-{step:06d}.jpg"
+        path = self.folder / "pictures" / f"step-{step:06d}{'' if what == 'examples' else f'-{what}'}.jpg"
         with self._told():
             path.parent.mkdir(exist_ok=True)
             write_image(path, rgb)
             if self._events:
-                self._events.image(step, "examples", rgb.shape[0], rgb.shape[1], path.read_bytes())
+                self._events.image(step, what, rgb.shape[0], rgb.shape[1], path.read_bytes())
 
     def close(self) -> None:
         """Close the file for TensorBoard."""
@@ -299,6 +303,7 @@ def _open_events(folder: Path, start_step: int) -> _Events | None:
 
 SEARCH_PX = 256  # side of a search crop on the sheet
 HALF_PX = SEARCH_PX // 2 - 1  # of template and score map, above each other with a gap of 2
+PICTURE_LEFT = HALF_PX + 2
 GAP_PX = 16
 CAPTION_PX = 22
 PAPER, INK = (252, 252, 250), (32, 32, 32)
@@ -324,7 +329,29 @@ def example_sheet(
     true, predicted = (np.asarray(xywh, np.float64)[:num] for xywh in (true_xywh_unit, predicted_xywh_unit))
     grid = np.shape(score_map)[-1]
     scores = np.asarray(score_map, np.float64)[:num].reshape(-1, grid, grid)
-    cells = [_example(*example) for example in zip(template, search, true, predicted, scores, strict=True)]
+    return _page([_example(*example) for example in zip(template, search, true, predicted, scores, strict=True)])
+
+
+def objects_sheet(
+    frames: ArrayLike,
+    true_xywh_unit: Sequence[ArrayLike],
+    found_xywh_unit: Sequence[ArrayLike],
+    true_heat: ArrayLike,
+    heat: ArrayLike,
+    num: int = 8,
+) -> Image:
+    """A page as `example_sheet` lays it out, of the first `num` of B frames with many objects each.
+
+    The heat map to be learnt is above the one that came out, and beside them is the frame with the true boxes in green
+    and those found in red. frames (B, S, S, 3) uint8 RGB; boxes of each frame (N, 4) as fractions of it; heat maps
+    (B, G, G), each lit as a score map is. At least one frame.
+    """
+    frames, maps = np.asarray(frames)[:num], np.stack([true_heat, heat]).astype(np.float64)[:, :num]
+    return _page([_objects(*row) for row in zip(frames, true_xywh_unit, found_xywh_unit, *maps, strict=False)])
+
+
+def _page(cells: Sequence[Image]) -> Image:
+    """Cells of one size, four in a row."""
     columns = min(4, len(cells))
     rows = -(-len(cells) // columns)
     h, w = cells[0].shape[:2]
@@ -335,21 +362,37 @@ def example_sheet(
     return page
 
 
+def _cell(upper: Image, lower: Image, picture: Image) -> Image:
+    """Two small pictures above each other, the large one beside them, and room for a line beneath."""
+    cell = _paper(SEARCH_PX + CAPTION_PX, PICTURE_LEFT + SEARCH_PX)
+    cell[:HALF_PX, :HALF_PX], cell[HALF_PX + 2 : SEARCH_PX, :HALF_PX] = upper, lower
+    cell[:SEARCH_PX, PICTURE_LEFT:] = picture
+    return cell
+
+
 def _example(template: Image, search: Image, true: Array, predicted: Array, scores: Array) -> Image:
-    left = HALF_PX + 2
-    cell = _paper(SEARCH_PX + CAPTION_PX, left + SEARCH_PX)
-    cell[:HALF_PX, :HALF_PX] = _scaled(template, HALF_PX)
-    cell[HALF_PX + 2 : SEARCH_PX, :HALF_PX] = _lit(_scaled(search, HALF_PX), scores)
     picture = _scaled(search, SEARCH_PX)
     _draw_box(picture, true, BLACK, 5)
     _draw_box(picture, true, TRUE, 3)
     _draw_box(picture, predicted, PREDICTED, 2)  # thinner, so that the other is seen where they agree
-    cell[:SEARCH_PX, left:] = picture
+    cell = _cell(_scaled(template, HALF_PX), _lit(_scaled(search, HALF_PX), scores), picture)
     share = overlap([predicted], [true])[0]
     _caption(cell, f"peak {scores.max():.2f}", 0)
-    _caption(cell, "no overlap" if np.isnan(share) else f"overlap {share:.2f}", left)
-    _caption(cell, "true", left + 140, TRUE)
-    _caption(cell, "predicted", left + 180, PREDICTED)
+    _caption(cell, "no overlap" if np.isnan(share) else f"overlap {share:.2f}", PICTURE_LEFT)
+    _caption(cell, "true", PICTURE_LEFT + 140, TRUE)
+    _caption(cell, "predicted", PICTURE_LEFT + 180, PREDICTED)
+    return cell
+
+
+def _objects(frame: Image, true: Array, found: Array, true_heat: Array, heat: Array) -> Image:
+    picture, small = _scaled(frame, SEARCH_PX), _scaled(frame, HALF_PX)
+    for boxes, colour, line_px in ((true, TRUE, 2), (found, PREDICTED, 1)):
+        for box in boxes:
+            _draw_box(picture, box, colour, line_px)
+    cell = _cell(_lit(small, true_heat), _lit(small, heat), picture)
+    _caption(cell, f"peak {heat.max():.2f}", 0)
+    _caption(cell, f"{len(true)} true", PICTURE_LEFT, TRUE)
+    _caption(cell, f"{len(found)} found", PICTURE_LEFT + 80, PREDICTED)
     return cell
 
 

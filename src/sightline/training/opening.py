@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from sightline.building import added, check_backbone, weights_file
@@ -16,13 +20,23 @@ from sightline.checkpoints.starts import start_model
 from sightline.datasets.clips import Clip
 from sightline.datasets.footage import Source
 from sightline.datasets.mixture import NAMED, open_sources
+from sightline.datasets.mot_text import MotRows
+from sightline.datasets.multi import MotSequence
 from sightline.datasets.root import dataset_folder
+from sightline.datasets.synthetic import SyntheticConfig, SyntheticSequence
 from sightline.datasets.table import DATASETS, dataset_row, open_dataset
 from sightline.errors import CheckpointError, DatasetError, SightlineError
+from sightline.evaluation.mot_preprocess import MOT_RULES
+from sightline.imaging.frames import read_image
 from sightline.trackers.zoo import entry_of
+from sightline.training.scenes import Scene, synthetic_scene
 from sightline.training.validation import check_clip
+from sightline.training.windows import SYNTHETIC, gallery_of
 
 log = logging.getLogger("sightline")
+
+SCENE_FRAMES = 60
+SCENE_SEED = 2**31  # below those that are trained on
 
 # What the settings of any recipe, of its run and of its examples may be.
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -111,3 +125,49 @@ def open_clips(texts: Sequence[str], root: str | Path | None = None) -> list[Cli
     for clip in clips:
         check_clip(clip)
     return clips
+
+
+def open_scenes(
+    texts: Sequence[str], root: str | Path | None, synthetic: SyntheticConfig, cutouts: Sequence[str] = ()
+) -> list[Scene]:
+    """The sequences of data sets in MOTChallenge's layout, `NAME[:SPLIT][=FOLDER]` each, in their order; and of
+    "synthetic" and "synthetic:drawn" two each, of `SCENE_FRAMES`, that no training sees. The last two arguments are
+    those of `windows.open_window_sources`.
+
+    Raises `DatasetError` for other texts, and for sequences whose truth cannot be read or that share a name.
+    """
+    scenes: list[Scene] = []
+    for text in texts:
+        if text in SYNTHETIC:
+            gallery, regime = gallery_of(text, root, cutouts), replace(synthetic, num_frames=SCENE_FRAMES)
+            for number in range(len(scenes), len(scenes) + 2):
+                sequence = SyntheticSequence(regime, SCENE_SEED, number, gallery)
+                scenes.append(synthetic_scene(sequence, f"{text.replace(':', '-')}-{number}"))
+            continue
+        named = NAMED.fullmatch(text)
+        name, split, folder = named.groups(default="") if named else ("", "", "")
+        if not name or (row := dataset_row(name)[1]).kind != "mot" or row.protocol not in MOT_RULES:
+            raise DatasetError(
+                f"validation sequences {text!r}: got no data set in MOTChallenge's layout; expected synthetic, "
+                "synthetic:drawn, or NAME[:SPLIT][=FOLDER] as mot17:half-val or mot=my_sequences. Run: sightline data"
+            )
+        place = Path(root or "").expanduser() / Path(folder).expanduser() if folder else root
+        try:
+            found = list(open_dataset(name, split, place))
+        except DatasetError as error:
+            raise DatasetError(f"validation sequences {text!r}: {error} Or name others with --val, or none.") from error
+        for one in found:
+            if not isinstance(one.truth, MotRows):
+                raise DatasetError(
+                    f"validation sequence {one.name!r}: got no truth, {one.annotation}; expected a row for each box. "
+                    "Name others with --val, or none."
+                )
+            scenes.append(Scene(one.name, len(one), partial(_image, one), one.truth, row.protocol))
+    names = [scene.name for scene in scenes]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise DatasetError(f"validation sequence {twice!r}: got it twice; expected it once. Leave one out of --val.")
+    return scenes
+
+
+def _image(sequence: MotSequence, index: int) -> NDArray[np.uint8]:
+    return read_image(sequence.frames[index])

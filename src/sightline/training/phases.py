@@ -72,14 +72,19 @@ def enter(model: nn.Module, optimizer: torch.optim.Optimizer, place: Place, step
 
     Raises `SightlineError` for a part that the network does not have, and where nothing is left to learn.
     """
-    check_parts(model, place.phase.frozen)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not is_in(name, place.phase.frozen))
-        parameter.grad = None
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise SightlineError(f"phase {place.phase.name!r}: got all parts frozen; expected one that learns. Free one.")
+    freeze(model, place.phase)
     if step == place.first_step:
         optimizer.state.clear()
+
+
+def freeze(model: nn.Module, phase: Phase) -> None:
+    """Freeze what a phase freezes and nothing else; no gradient is left. Raises what `enter` does."""
+    check_parts(model, phase.frozen)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not is_in(name, phase.frozen))
+        parameter.grad = None
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SightlineError(f"phase {phase.name!r}: got all parts frozen; expected one that learns. Free one.")
 
 
 def set_mode(model: nn.Module, phase: Phase) -> None:

@@ -17,6 +17,7 @@ pairs: what is averaged is the gradients. It is not, and slightly other steps ar
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -48,7 +49,7 @@ from sightline.training.processes import STOP, Stopped, launch, reason_of
 
 log = logging.getLogger("sightline")
 
-LAST = "last.pt"
+LAST, ABOUT = "last.pt", "run.json"
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 # A weight that no loss reached yet has no state in the optimiser.
 SOME = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
@@ -104,15 +105,7 @@ class Run:
     """
 
     def __init__(self, settings: RunSettings, recipe: object) -> None:
-        if settings.out is None:
-            raise SightlineError("out: got none; expected a folder for the run. Pass --out RUN.")
-        self.settings, self.recipe, self.folder = settings, recipe, settings.out
-        last = self.folder / LAST
-        if settings.resume != "auto" and last.exists() and Path(settings.resume).resolve() != last.resolve():
-            raise CheckpointError(
-                f"out: got {self.folder}, which holds a run; expected a free folder with --resume {settings.resume}. "
-                "Choose another, or go on with --resume auto."
-            )
+        self.settings, self.recipe, self.folder = settings, recipe, check_out(settings, recipe)
         self.fabric = launch(settings)
         if settings.threads:  # after Fabric's own choice
             torch.set_num_threads(settings.threads)
@@ -126,9 +119,7 @@ class Run:
                 for left in self.folder.glob(".*.part.*"):  # by a process that was killed while it wrote
                     left.unlink(missing_ok=True)
         except OSError as error:
-            raise SightlineError(
-                f"out: cannot make {self.folder}: got '{error.strerror}'; expected a place for it. Choose another."
-            ) from error
+            raise no_place(self.folder, error.strerror) from error
         self._saved_at = time.monotonic()
 
     def setup(
@@ -251,9 +242,10 @@ class Run:
 
     def _restore(self) -> int:
         chosen, step = self.settings.resume, 0
-        path = self.folder / LAST if chosen in ("auto", "never") else Path(chosen)
+        path, now = self.folder / LAST if chosen in ("auto", "never") else Path(chosen), described(self.recipe)
         if path.exists() or chosen not in ("auto", "never"):
             saved = read(path, ("model", "optimizer", "average", "step", "settings"))
+            refuse_another(path, str(saved["settings"]), now)
             groups = self.optimizer.param_groups
             asked = [{key: value for key, value in group.items() if key != "params"} for group in groups]
             try:
@@ -271,11 +263,14 @@ class Run:
                 step, before = int(saved["step"]), json.loads(saved["settings"])
             except UNREADABLE as error:
                 raise CheckpointError(
-                    f"checkpoint {path}: got {reason_of(error)}; expected a run of the same model and recipe. Choose "
-                    "another --out."
+                    f"checkpoint {path}: got the weights of another network, or other parts of it that learn; expected "
+                    "a run of the same model and recipe. Choose another --out."
                 ) from error
-            now = json.loads(described(self.recipe))
-            changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before.get(key, now[key]) != now[key]]
+            changed = [
+                f"{key} {before[key]} -> {value}"
+                for key, value in json.loads(now).items()
+                if before.get(key, value) != value
+            ]
             log.info("going on at step %d of %s", step, path)
             if changed:
                 log.warning("other settings than before: %s", "; ".join(changed))
@@ -297,7 +292,7 @@ class Run:
             "device": str(self.device),
             "first_step": step,
         }
-        with atomic_path(self.folder / "run.json") as part:
+        with atomic_path(self.folder / ABOUT) as part:
             part.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -316,6 +311,59 @@ class Run:
                 f"{path}: cannot be written: got '{reason_of(reason)}'; expected room for it. Free "
                 f"some space and give the same command again ({kept})."
             ) from error
+
+
+def check_out(settings: RunSettings, recipe: object) -> Path:
+    """The folder of a run, before anything is opened or made.
+
+    Raises `SightlineError` where none is named or can be, and `CheckpointError` where it holds a run that is not the
+    one to go on with.
+    """
+    if settings.out is None:
+        raise SightlineError("out: got none; expected a folder for the run. Pass --out RUN.")
+    folder, last, chosen = settings.out, settings.out / LAST, settings.resume
+    whole = folder.absolute()
+    there = next(path for path in (whole, *whole.parents) if os.path.exists(path))
+    if not there.is_dir():
+        raise no_place(folder, os.strerror(errno.ENOTDIR))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise no_place(folder, os.strerror(errno.EACCES))
+    if chosen not in ("auto", "never") and not Path(chosen).exists():
+        raise CheckpointError(
+            f"resume: got {chosen}, which is no file; expected auto, never or a checkpoint. Check it."
+        )
+    if not last.exists():
+        return folder
+    if chosen != "auto" and Path(chosen).resolve() != last.resolve():
+        raise CheckpointError(
+            f"out: got {folder}, which holds a run; expected a free folder with --resume {chosen}. "
+            "Choose another, or go on with --resume auto."
+        )
+    if (about := folder / ABOUT).is_file():  # far smaller than the checkpoint, which is asked again
+        refuse_another(last, about.read_text(errors="replace"), described(recipe))
+    return folder
+
+
+def no_place(folder: Path, reason: str | None) -> SightlineError:
+    return SightlineError(f"out: cannot make {folder}: got '{reason}'; expected a place for it. Choose another.")
+
+
+def refuse_another(path: Path, before: str, now: str) -> None:
+    """`CheckpointError` where settings, as JSON, name another model than those of now; some name none."""
+    theirs, ours = model_in(before), model_in(now)
+    if theirs and ours and theirs != ours:
+        raise CheckpointError(
+            f"checkpoint {path}: got a run of {theirs}; expected one of {ours}. Choose another --out."
+        )
+
+
+def model_in(text: str) -> str:
+    """The model that settings, or a `run.json`, name; "" where they name none or are damaged."""
+    try:
+        told = json.loads(text)
+        return str(told.get("settings", told)["model"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
 
 
 def described(settings: Any) -> str:

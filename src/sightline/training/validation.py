@@ -7,10 +7,11 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 import numpy as np
 from torch import nn
@@ -30,6 +31,19 @@ log = logging.getLogger("sightline")
 BEST = "best.safetensors"
 
 
+class Scores(Protocol):
+    """What a validation found: numbers of all clips together, of which the best weights have the highest `column`, and
+    that one of each clip by name."""
+
+    column: ClassVar[str]
+
+    @property
+    def overall(self) -> Mapping[str, float]: ...
+
+    @property
+    def by_name(self) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True)
 class ClipScore:
     """One clip, over the frames after the first that show the target.
@@ -47,6 +61,15 @@ class Validation:
     """The scores of clips, in their order, and the means, in which every clip weighs the same; nan of no clips."""
 
     clips: tuple[ClipScore, ...]
+    column: ClassVar[str] = "AUC"
+
+    @property
+    def overall(self) -> dict[str, float]:
+        return {"AO": self.ao, "AUC": self.auc}
+
+    @property
+    def by_name(self) -> dict[str, float]:
+        return {clip.name: clip.auc for clip in self.clips}
 
     @property
     def ao(self) -> float:
@@ -79,7 +102,7 @@ def track_clips(
         check_clip(clip)
     if device is None:
         device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
-    with _own_modes(model):
+    with own_modes(model):
         follower = TRACKERS[type(tracker)](TorchSession(model, device), tracker, name)
         return Validation(tuple(_score(follower, clip) for clip in clips))
 
@@ -112,7 +135,7 @@ def _score(tracker: Tracker, clip: Clip) -> ClipScore:
 
 
 @contextmanager
-def _own_modes(model: nn.Module) -> Iterator[None]:
+def own_modes(model: nn.Module) -> Iterator[None]:
     """Every module is in the mode afterwards in which it was: a recipe may train with some of them in eval mode."""
     modes = [(module, module.training) for module in model.modules()]
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -36,6 +36,7 @@ Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+SYNTHETIC = ("synthetic", "synthetic:drawn")  # sources that are no data set
 PEDESTRIAN = 1
 # MOT16's classes that are neither pedestrians nor background: on a vehicle, static, a distractor, a reflection.
 NO_BACKGROUND = (2, 7, 8, 12)
@@ -301,6 +302,17 @@ def _known(sequence: MotSequence) -> Rows:
     return Rows(truth.frame[kept], ids, truth.xywh[kept], np.where(is_target, visibility[kept], 0.0))
 
 
+def gallery_of(text: str, root: str | Path | None, cutouts: Sequence[str]) -> Gallery:
+    """What the sequences of "synthetic" or "synthetic:drawn" are made of; of the same folders, opened once."""
+    folders = tuple(Path(root or "").expanduser() / folder for folder in cutouts if text == SYNTHETIC[0])
+    return _opened(folders) if folders else drawn_gallery()
+
+
+@lru_cache(maxsize=1)
+def _opened(folders: tuple[Path, ...]) -> Gallery:
+    return open_gallery(folders)
+
+
 def open_window_sources(
     texts: Sequence[str], root: str | Path | None, synthetic: SyntheticConfig, cutouts: Sequence[str] = ()
 ) -> list[WindowSource]:
@@ -315,9 +327,8 @@ def open_window_sources(
     found: list[WindowSource] = []
     for text in texts:
         place, weight = split_weight(text)
-        if place in ("synthetic", "synthetic:drawn"):
-            folders = [Path(root or "").expanduser() / folder for folder in cutouts if place == "synthetic"]
-            found.append(SyntheticWindows(synthetic, open_gallery(folders) if folders else drawn_gallery(), weight))
+        if place in SYNTHETIC:
+            found.append(SyntheticWindows(synthetic, gallery_of(place, root, cutouts), weight))
             continue
         named = NAMED.fullmatch(place)
         name, split, folder = named.groups(default="") if named else ("", "", "")

@@ -207,6 +207,8 @@ class _Camera:
 
     def __init__(self, index: int) -> None:
         self.name = f"camera {index}"
+        if not 0 <= index < 1 << 31:  # at the others OpenCV fails in its own way, or falls
+            raise _Break("none of that number")
         level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it would print, at each try
         try:
             self._capture = cv2.VideoCapture(index)
